@@ -1,0 +1,433 @@
+//! One resumable byte stream as a pure machine, the same for both ends.
+//!
+//! Bytes are counted in each direction from the first after `Granted` (early data included). A
+//! side keeps the frames that the other has not acknowledged, by reference to the buffers they
+//! were read into, up to a ceiling: at the ceiling [`Pipe::room`] is 0 and the caller stops
+//! reading its source. The driver feeds [`Piece`]s in and writes what
+//! [`Pipe::poll_transmit`] gives out.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::frame::{self, FrameKind, HEADER, Piece};
+use super::message::Close;
+
+/// Taken bytes after which an `Ack` goes out at once.
+const ACK_BYTES: u64 = 64 * 1024;
+/// How long taken bytes may wait for their `Ack`.
+const ACK_DELAY: Duration = Duration::from_millis(25);
+/// Unsent control frames above which a peer is flooding us.
+const CONTROL_QUEUE: usize = 64;
+
+/// A peer that breaks the protocol of a running pipe.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Violation {
+    /// A frame that has no place on a running pipe.
+    #[error("{0:?} frame on a running pipe")]
+    Unexpected(FrameKind),
+    /// A body that is not what its type says.
+    #[error("malformed {0:?} frame")]
+    Malformed(FrameKind),
+    /// Bytes acknowledged that were never sent, or fewer than before.
+    #[error("acknowledged up to {acked}, sent {sent}")]
+    Ack {
+        /// The peer's claim.
+        acked: u64,
+        /// What we sent.
+        sent: u64,
+    },
+    /// An end of file at an offset other than what arrived.
+    #[error("end of file at {stated}, {received} bytes arrived")]
+    Eof {
+        /// The offset in the frame.
+        stated: u64,
+        /// The bytes that arrived.
+        received: u64,
+    },
+    /// Data after the end of file.
+    #[error("data after the end of file")]
+    DataAfterEof,
+    /// More unanswered control frames than a working peer causes.
+    #[error("flood of control frames")]
+    Flood,
+}
+
+/// What arrived, for the driver's owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Bytes of the stream, in order. Call [`Pipe::consume`] once they are handed on.
+    Data(Bytes),
+    /// The peer sends no more.
+    Eof,
+    /// The pipe is over, as the peer says.
+    Closed(Close),
+    /// The `Pong` to our `Ping`, with its 8 bytes.
+    Pong(u64),
+}
+
+/// One end of a pipe after `Granted`.
+#[derive(Debug)]
+pub struct Pipe {
+    // Sending: `sent` counts bytes framed, `transmitted` those given to the driver, `acked` those
+    // that the peer took. `replay` holds the frames above `acked`, of which the last `unsent` were
+    // not yet given out; `skip` bytes of its first frame are acknowledged already.
+    sent: u64,
+    transmitted: u64,
+    acked: u64,
+    replay: VecDeque<Bytes>,
+    unsent: usize,
+    skip: u64,
+    ceiling: usize,
+    eof_sent: bool,
+    // Receiving: `received` >= `consumed` >= `told`.
+    received: u64,
+    consumed: u64,
+    told: u64,
+    ack_due: Option<Instant>,
+    eof_received: bool,
+    control: VecDeque<Bytes>,
+}
+
+impl Pipe {
+    /// A fresh pipe that keeps at most `ceiling` unacknowledged bytes.
+    pub fn new(ceiling: usize) -> Self {
+        Self {
+            sent: 0,
+            transmitted: 0,
+            acked: 0,
+            replay: VecDeque::new(),
+            unsent: 0,
+            skip: 0,
+            ceiling,
+            eof_sent: false,
+            received: 0,
+            consumed: 0,
+            told: 0,
+            ack_due: None,
+            eof_received: false,
+            control: VecDeque::new(),
+        }
+    }
+
+    /// How many more bytes may be sent before the peer acknowledges some.
+    pub fn room(&self) -> usize {
+        let held = usize::try_from(self.sent - self.acked).unwrap_or(usize::MAX);
+        self.ceiling.saturating_sub(held)
+    }
+
+    /// Bytes framed for the peer.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes that arrived from the peer.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Whether the peer took all that was sent.
+    pub fn is_acknowledged(&self) -> bool {
+        self.acked == self.sent
+    }
+
+    /// Whether both directions ended.
+    pub fn is_done(&self) -> bool {
+        self.eof_sent && self.eof_received
+    }
+
+    /// Sends a frame made by [`frame::data`]. Callers ask [`Pipe::room`] first; one frame may
+    /// overshoot it. After [`Pipe::send_eof`] it is dropped.
+    pub fn send(&mut self, frame: Bytes) {
+        let length = frame.len().saturating_sub(HEADER);
+        if self.eof_sent || length == 0 {
+            return;
+        }
+        self.sent += length as u64;
+        self.unsent += 1;
+        self.replay.push_back(frame);
+    }
+
+    /// No more data from this side.
+    pub fn send_eof(&mut self) {
+        if !self.eof_sent {
+            self.eof_sent = true;
+            // Behind the data: the control queue waits for `unsent` frames (see poll_transmit).
+            self.control
+                .extend(frame::control(FrameKind::Eof, &self.sent.to_be_bytes()));
+        }
+    }
+
+    /// The end of the pipe. The offsets of `close` are filled in here.
+    pub fn send_close(&mut self, mut close: Close) {
+        close.sent = self.sent;
+        close.received = self.received;
+        let body = serde_json::to_vec(&close).unwrap_or_default();
+        self.control.extend(frame::control(FrameKind::Close, &body));
+    }
+
+    /// Asks the peer for a sign of life.
+    pub fn send_ping(&mut self, token: u64) {
+        self.control
+            .extend(frame::control(FrameKind::Ping, &token.to_be_bytes()));
+    }
+
+    /// Takes what the decoder found.
+    pub fn handle(&mut self, piece: Piece) -> Result<Option<Event>, Violation> {
+        match piece {
+            Piece::Data(bytes) if self.eof_received => {
+                drop(bytes);
+                Err(Violation::DataAfterEof)
+            }
+            Piece::Data(bytes) => {
+                self.received += bytes.len() as u64;
+                Ok(Some(Event::Data(bytes)))
+            }
+            Piece::Frame(FrameKind::Ack, body) => {
+                self.acknowledge(number(FrameKind::Ack, &body)?)?;
+                Ok(None)
+            }
+            Piece::Frame(FrameKind::Eof, body) => {
+                let stated = number(FrameKind::Eof, &body)?;
+                if stated != self.received || self.eof_received {
+                    return Err(Violation::Eof {
+                        stated,
+                        received: self.received,
+                    });
+                }
+                self.eof_received = true;
+                Ok(Some(Event::Eof))
+            }
+            Piece::Frame(FrameKind::Ping, body) => {
+                number(FrameKind::Ping, &body)?;
+                if self.control.len() >= CONTROL_QUEUE {
+                    return Err(Violation::Flood);
+                }
+                self.control.extend(frame::control(FrameKind::Pong, &body));
+                Ok(None)
+            }
+            Piece::Frame(FrameKind::Pong, body) => {
+                Ok(Some(Event::Pong(number(FrameKind::Pong, &body)?)))
+            }
+            Piece::Frame(FrameKind::Close, body) => serde_json::from_slice(&body)
+                .map(|close| Some(Event::Closed(close)))
+                .map_err(|_| Violation::Malformed(FrameKind::Close)),
+            Piece::Frame(kind, _) => Err(Violation::Unexpected(kind)),
+        }
+    }
+
+    /// The owner handed on `length` received bytes: they may be acknowledged.
+    pub fn consume(&mut self, length: usize, now: Instant) {
+        self.consumed = (self.consumed + length as u64).min(self.received);
+        if self.consumed > self.told && self.ack_due.is_none() {
+            self.ack_due = Some(now + ACK_DELAY);
+        }
+    }
+
+    /// When [`Pipe::poll_transmit`] must be called again though nothing happened.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.ack_due
+    }
+
+    /// The next bytes to write, or `None` when all is written. Acknowledgements come before
+    /// data; end of file and close come after all data.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+        let owed = self.consumed - self.told;
+        if owed >= ACK_BYTES || self.ack_due.is_some_and(|due| due <= now) {
+            self.ack_due = None;
+            self.told = self.consumed;
+            return frame::control(FrameKind::Ack, &self.told.to_be_bytes());
+        }
+        if let Some(frame) = self.replay.len().checked_sub(self.unsent).and_then(|next| {
+            // `None` past the last frame: all is given out.
+            self.replay.get(next).cloned()
+        }) {
+            self.unsent -= 1;
+            self.transmitted += (frame.len() - HEADER) as u64;
+            return Some(frame);
+        }
+        self.control.pop_front()
+    }
+
+    fn acknowledge(&mut self, acked: u64) -> Result<(), Violation> {
+        if acked > self.transmitted || acked < self.acked {
+            return Err(Violation::Ack {
+                acked,
+                sent: self.transmitted,
+            });
+        }
+        self.skip += acked - self.acked;
+        self.acked = acked;
+        while let Some(first) = self.replay.front() {
+            let length = (first.len() - HEADER) as u64;
+            if self.skip < length {
+                break;
+            }
+            self.skip -= length;
+            self.replay.pop_front();
+        }
+        Ok(())
+    }
+}
+
+fn number(kind: FrameKind, body: &[u8]) -> Result<u64, Violation> {
+    body.try_into()
+        .map(u64::from_be_bytes)
+        .map_err(|_| Violation::Malformed(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::gateway::frame::Decoder;
+    use crate::gateway::message::CloseReason;
+
+    fn framed(body: &[u8]) -> Bytes {
+        let mut buffer = BytesMut::zeroed(HEADER);
+        buffer.extend_from_slice(body);
+        frame::data(buffer).unwrap()
+    }
+
+    fn close() -> Close {
+        Close {
+            reason: CloseReason::Done,
+            message: None,
+            exit_status: Some(7),
+            sent: 0,
+            received: 0,
+            evidence: None,
+        }
+    }
+
+    /// Moves all that `from` has to say to `to`, whose owner takes data at once.
+    fn carry(from: &mut Pipe, to: &mut Pipe, now: Instant) -> Result<Vec<Event>, Violation> {
+        let (mut decoder, mut wire, mut events) = (Decoder::default(), BytesMut::new(), Vec::new());
+        while let Some(bytes) = from.poll_transmit(now) {
+            wire.extend_from_slice(&bytes);
+        }
+        while let Some(piece) = decoder.next(&mut wire).unwrap() {
+            let event = to.handle(piece)?;
+            if let Some(Event::Data(bytes)) = &event {
+                to.consume(bytes.len(), now);
+            }
+            events.extend(event);
+        }
+        Ok(events)
+    }
+
+    #[test]
+    fn end_of_file_and_close_follow_all_data() {
+        let (mut a, mut b, now) = (Pipe::new(1000), Pipe::new(1000), Instant::now());
+        a.send(framed(b"one"));
+        a.send_eof();
+        a.send_close(close());
+        let events = carry(&mut a, &mut b, now).unwrap();
+        assert_eq!(events[0], Event::Data(Bytes::from_static(b"one")));
+        assert_eq!(events[1], Event::Eof);
+        let Event::Closed(close) = &events[2] else {
+            panic!("{events:?}")
+        };
+        assert_eq!((close.sent, close.exit_status), (3, Some(7)));
+    }
+
+    #[test]
+    fn room_is_what_the_peer_has_not_taken() {
+        let (mut a, mut b, now) = (Pipe::new(10), Pipe::new(10), Instant::now());
+        a.send(framed(b"12345678"));
+        assert_eq!(a.room(), 2);
+        carry(&mut a, &mut b, now).unwrap();
+        assert_eq!(
+            b.poll_transmit(now),
+            None,
+            "an acknowledgement waits for more to say"
+        );
+        carry(&mut b, &mut a, now + ACK_DELAY).unwrap();
+        assert_eq!(a.room(), 10);
+        assert!(a.is_acknowledged());
+        assert_eq!(b.poll_timeout(), None, "an idle pipe has no deadline");
+    }
+
+    #[test]
+    fn an_acknowledgement_of_bytes_not_yet_sent_is_a_violation() {
+        let (mut a, now) = (Pipe::new(100), Instant::now());
+        let ack = |n: u64| Piece::Frame(FrameKind::Ack, Bytes::copy_from_slice(&n.to_be_bytes()));
+        a.send(framed(b"12345678"));
+        assert_eq!(a.handle(ack(3)), Err(Violation::Ack { acked: 3, sent: 0 }));
+        a.poll_transmit(now).unwrap();
+        assert_eq!(a.handle(ack(3)), Ok(None));
+        assert_eq!(a.handle(ack(2)), Err(Violation::Ack { acked: 2, sent: 8 }));
+        assert_eq!(a.handle(ack(9)), Err(Violation::Ack { acked: 9, sent: 8 }));
+    }
+
+    #[test]
+    fn end_of_file_at_another_offset_is_a_violation() {
+        let mut a = Pipe::new(100);
+        let eof = Piece::Frame(FrameKind::Eof, Bytes::copy_from_slice(&4u64.to_be_bytes()));
+        assert_eq!(
+            a.handle(eof),
+            Err(Violation::Eof {
+                stated: 4,
+                received: 0
+            })
+        );
+    }
+
+    #[test]
+    fn a_flood_of_pings_is_a_violation() {
+        let mut a = Pipe::new(100);
+        let ping = Piece::Frame(FrameKind::Ping, Bytes::from_static(b"12345678"));
+        let violation = (0..=CONTROL_QUEUE).find_map(|_| a.handle(ping.clone()).err());
+        assert_eq!(violation, Some(Violation::Flood));
+    }
+
+    #[test]
+    fn open_on_a_running_pipe_is_a_violation() {
+        let open = Piece::Frame(FrameKind::Open, Bytes::new());
+        assert_eq!(
+            Pipe::new(1).handle(open),
+            Err(Violation::Unexpected(FrameKind::Open))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_schedule_delivers_the_same_bytes(
+            steps in proptest::collection::vec((any::<bool>(), 1usize..300, 0u64..40), 1..80)
+        ) {
+            let (mut a, mut b, mut now) = (Pipe::new(1000), Pipe::new(1000), Instant::now());
+            let (mut put, mut got) = (Vec::new(), Vec::new());
+            for (flip, length, wait) in steps {
+                now += Duration::from_millis(wait);
+                let length = length.min(a.room());
+                if length > 0 {
+                    let body: Vec<u8> = (0..length).map(|i| (put.len() + i) as u8).collect();
+                    a.send(framed(&body));
+                    put.extend_from_slice(&body);
+                }
+                prop_assert!(a.sent() - a.acked <= 1000);
+                if flip {
+                    for event in carry(&mut a, &mut b, now).unwrap() {
+                        if let Event::Data(bytes) = event {
+                            got.extend_from_slice(&bytes);
+                        }
+                    }
+                    carry(&mut b, &mut a, now).unwrap();
+                }
+            }
+            for event in carry(&mut a, &mut b, now).unwrap() {
+                if let Event::Data(bytes) = event {
+                    got.extend_from_slice(&bytes);
+                }
+            }
+            carry(&mut b, &mut a, now + ACK_DELAY).unwrap();
+            prop_assert_eq!(put, got);
+            prop_assert!(a.is_acknowledged());
+            prop_assert!(a.replay.is_empty(), "an idle pipe holds nothing");
+        }
+    }
+}
