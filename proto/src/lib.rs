@@ -20,6 +20,7 @@
     clippy::expect_used
 )]
 
+pub mod audit;
 pub mod enroll;
 pub mod gateway;
 pub mod names;

@@ -1,0 +1,54 @@
+//! Who is asking: the only place where a principal becomes verified.
+
+use postern_proto::audit::event::Actor;
+use postern_proto::names::{Assurance, Principal};
+
+/// Somebody whose client certificate this agent (or one it trusts) issued and checked just now.
+#[derive(Debug, Clone)]
+pub struct VerifiedPrincipal {
+    pub(crate) principal: Principal,
+    pub(crate) assurance: Assurance,
+    pub(crate) mfa_not_before: i64,
+    pub(crate) serial: String,
+    pub(crate) not_after: i64,
+    pub(crate) claimed_end: Option<i64>,
+    pub(crate) key_hash: [u8; 32],
+    pub(crate) aws_request_ids: Vec<String>,
+}
+
+impl VerifiedPrincipal {
+    /// The AWS identity.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+    /// How MFA was attested.
+    pub fn assurance(&self) -> Assurance {
+        self.assurance
+    }
+    /// MFA is not older than this (seconds since 1970).
+    pub fn mfa_not_before(&self) -> i64 {
+        self.mfa_not_before
+    }
+    /// Serial of the certificate, hex.
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+    /// When the certificate ends (seconds since 1970).
+    pub fn not_after(&self) -> i64 {
+        self.not_after
+    }
+    /// SHA-256 of the certificate's SubjectPublicKeyInfo: what a step-up approval is for.
+    pub fn key_hash(&self) -> &[u8; 32] {
+        &self.key_hash
+    }
+    /// The evidence form.
+    pub fn actor(&self) -> Actor {
+        Actor {
+            principal: self.principal.clone(),
+            assurance: self.assurance,
+            mfa_not_before: self.mfa_not_before,
+            certificate: self.serial.clone(),
+            aws_request_ids: self.aws_request_ids.clone(),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Events, the transparency log's layout, and its verification (DESIGN.md section 7).
+
+pub mod event;
