@@ -1,26 +1,26 @@
 //! `db-1`: a genuine PostgreSQL that lets in nobody but the bastion, or an echo where none is
 //! installed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::Flavor;
-use crate::network::{BASTION, DB, PrivateListener};
+use crate::network::PrivateListener;
 
 const START: Duration = Duration::from_secs(60);
 
 /// A running database.
 pub struct Database {
     /// Where it listens.
-    pub port: u16,
+    pub address: SocketAddr,
     /// What it is.
     pub flavor: Flavor,
     running: Running,
@@ -90,7 +90,12 @@ fn installed() -> Option<PathBuf> {
     })
 }
 
-async fn postgres(binaries: &Path, folder: &Path) -> Result<(Child, u16)> {
+async fn postgres(
+    binaries: &Path,
+    folder: &Path,
+    address: SocketAddr,
+    bastion: IpAddr,
+) -> Result<Child> {
     tokio::fs::create_dir_all(folder).await?;
     let data = folder.join("data");
     let account = Account::for_servers(folder)?;
@@ -112,14 +117,9 @@ async fn postgres(binaries: &Path, folder: &Path) -> Result<(Child, u16)> {
         "initdb: {}",
         String::from_utf8_lossy(&made.stderr).trim()
     );
-    let rules = format!("host all all {BASTION}/32 trust\n");
+    let rules = format!("host all all {bastion}/32 trust\n");
     tokio::fs::write(data.join("pg_hba.conf"), rules).await?;
 
-    // A port that is free now; PostgreSQL cannot be handed a socket.
-    let port = TcpListener::bind(SocketAddr::new(DB, 0))
-        .await?
-        .local_addr()?
-        .port();
     let log = std::fs::File::create(folder.join("postgres.log"))?;
     let mut child = account
         .command(&binaries.join("postgres"))
@@ -143,7 +143,7 @@ async fn postgres(binaries: &Path, folder: &Path) -> Result<(Child, u16)> {
         .context("cannot start postgres")?;
     let ready = async {
         loop {
-            if TcpStream::connect((DB, port)).await.is_ok() {
+            if TcpStream::connect(address).await.is_ok() {
                 return Ok(());
             }
             if let Some(status) = child.try_wait()? {
@@ -156,7 +156,7 @@ async fn postgres(binaries: &Path, folder: &Path) -> Result<(Child, u16)> {
     tokio::time::timeout(START, ready)
         .await
         .context("postgres did not start in a minute")??;
-    Ok((child, port))
+    Ok(child)
 }
 
 /// Whom servers that refuse to be root run as.

@@ -1,6 +1,7 @@
 //! A host that greets as Windows' RDP service does: an X.224 Connection Confirm that offers TLS
 //! ([MS-RDPBCGR] 2.2.1.2), and nothing after it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A running greeter.
 pub struct Rdp {
     /// Where it listens.
-    pub port: u16,
+    pub address: SocketAddr,
     task: JoinHandle<()>,
 }
 
@@ -31,7 +32,7 @@ impl Drop for Rdp {
 
 /// Starts it.
 pub fn start(listener: PrivateListener) -> std::io::Result<Rdp> {
-    let port = listener.port()?;
+    let address = listener.address()?;
     let task = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok(stream) = listener.accept().await {
@@ -39,7 +40,7 @@ pub fn start(listener: PrivateListener) -> std::io::Result<Rdp> {
             connections.spawn(tokio::time::timeout(PATIENCE, greet(stream)));
         }
     });
-    Ok(Rdp { port, task })
+    Ok(Rdp { address, task })
 }
 
 async fn greet(mut stream: TcpStream) -> std::io::Result<()> {

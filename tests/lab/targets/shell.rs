@@ -2,6 +2,7 @@
 //! commands with separate stderr and exit status. It trusts the agent's SSH user CA and keys
 //! pushed with EC2 Instance Connect, and nobody else.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,12 +15,12 @@ use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::command;
-use crate::network::{BASTION, PrivateListener};
+use crate::network::PrivateListener;
 
 /// A running host.
 pub struct Shell {
     /// Where it listens.
-    pub port: u16,
+    pub address: SocketAddr,
     task: JoinHandle<()>,
 }
 
@@ -32,7 +33,7 @@ impl Drop for Shell {
 /// Starts it. `user_ca` is an OpenSSH public key line; `pushed_keys` a folder with one
 /// authorized-keys file per user.
 pub fn start(listener: PrivateListener, user_ca: &str, pushed_keys: PathBuf) -> Result<Shell> {
-    let port = listener.port()?;
+    let address = listener.address()?;
     let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519)?;
     let config = Arc::new(Config {
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
@@ -62,13 +63,14 @@ pub fn start(listener: PrivateListener, user_ca: &str, pushed_keys: PathBuf) -> 
             });
         }
     });
-    Ok(Shell { port, task })
+    Ok(Shell { address, task })
 }
 
 /// Whom the host lets in.
 struct Trust {
     user_ca: PublicKey,
     pushed_keys: PathBuf,
+    bastion: IpAddr,
 }
 
 impl Trust {
@@ -92,7 +94,7 @@ impl Trust {
                 name == "source-address"
                     && value
                         .split(',')
-                        .any(|from| from.trim_end_matches("/32").parse() == Ok(BASTION))
+                        .any(|from| from.trim_end_matches("/32").parse() == Ok(self.bastion))
             })
     }
 

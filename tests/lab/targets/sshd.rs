@@ -1,5 +1,6 @@
 //! A genuine OpenSSH sshd: one `sshd -i` for each connection that the private listener lets in.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,7 +14,7 @@ use crate::network::PrivateListener;
 /// A running sshd.
 pub struct Sshd {
     /// Where it listens.
-    pub port: u16,
+    pub address: SocketAddr,
     task: JoinHandle<()>,
 }
 
@@ -44,7 +45,7 @@ pub struct Setup<'a> {
 pub async fn start(listener: PrivateListener, setup: Setup<'_>) -> Result<Sshd> {
     let config = write_config(&setup).await?;
     let log = setup.folder.join("sshd.log");
-    let port = listener.port()?;
+    let address = listener.address()?;
     let program = setup.program;
     let task = tokio::spawn(async move {
         let mut connections = JoinSet::new();
@@ -64,7 +65,7 @@ pub async fn start(listener: PrivateListener, setup: Setup<'_>) -> Result<Sshd> 
             }
         }
     });
-    Ok(Sshd { port, task })
+    Ok(Sshd { address, task })
 }
 
 fn serve(
