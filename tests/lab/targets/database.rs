@@ -33,27 +33,22 @@ enum Running {
 
 impl Database {
     /// PostgreSQL where it is installed, the echo elsewhere.
-    pub async fn start(folder: &Path) -> Result<Self> {
-        match installed() {
+    pub async fn start(folder: &Path, address: SocketAddr, bastion: IpAddr) -> Result<Self> {
+        let (flavor, running) = match installed() {
             Some(binaries) => {
-                let (child, port) = postgres(&binaries, folder).await?;
-                Ok(Self {
-                    port,
-                    flavor: Flavor::Genuine,
-                    running: Running::Postgres(child),
-                })
+                let child = postgres(&binaries, folder, address, bastion).await?;
+                (Flavor::Genuine, Running::Postgres(child))
             }
             None => {
-                let listener = PrivateListener::bind(DB).await?;
-                let port = listener.port()?;
-                let running = Running::Echo(tokio::spawn(echo(listener)));
-                Ok(Self {
-                    port,
-                    flavor: Flavor::Own,
-                    running,
-                })
+                let listener = PrivateListener::bind(address, bastion).await?;
+                (Flavor::Own, Running::Echo(tokio::spawn(echo(listener))))
             }
-        }
+        };
+        Ok(Self {
+            address,
+            flavor,
+            running,
+        })
     }
 
     /// Ends it and waits.
@@ -127,9 +122,9 @@ async fn postgres(
         .arg(&data)
         .args([
             "-h",
-            &DB.to_string(),
+            &address.ip().to_string(),
             "-p",
-            &port.to_string(),
+            &address.port().to_string(),
             "-k",
             "",
             "-F",
