@@ -4,4 +4,5 @@
 pub mod bench;
 pub mod network;
 pub mod pki;
+pub mod programs;
 pub mod targets;

@@ -45,6 +45,7 @@ pub fn start(listener: PrivateListener, user_ca: &str, pushed_keys: PathBuf) -> 
     let trust = Arc::new(Trust {
         user_ca,
         pushed_keys,
+        bastion: listener.bastion(),
     });
     let task = tokio::spawn(async move {
         let mut connections = JoinSet::new();
