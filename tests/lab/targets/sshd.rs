@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::process::Command;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::pushed::PushedKeys;
 use crate::network::PrivateListener;
 
 /// A running sshd.
@@ -37,8 +38,10 @@ pub struct Setup<'a> {
     pub folder: &'a Path,
     /// OpenSSH public key of the agent's SSH user CA.
     pub user_ca: &'a str,
-    /// Where EC2 Instance Connect's pushed keys appear: one file per user.
-    pub pushed_keys: &'a Path,
+    /// EC2 Instance Connect's keys.
+    pub pushed: PushedKeys,
+    /// Whom they are for.
+    pub user: &'a str,
 }
 
 /// Starts it on a private listener.
@@ -46,13 +49,16 @@ pub async fn start(listener: PrivateListener, setup: Setup<'_>) -> Result<Sshd> 
     let config = write_config(&setup).await?;
     let log = setup.folder.join("sshd.log");
     let address = listener.address()?;
-    let program = setup.program;
+    let keys = setup.folder.join("authorized_keys");
+    let (program, pushed, user) = (setup.program, setup.pushed, setup.user.to_owned());
     let task = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 stream = listener.accept() => {
-                    let served = stream.map_err(anyhow::Error::from)
+                    let served = stream
+                        .and_then(|stream| pushed.write(&user, &keys).map(|()| stream))
+                        .map_err(anyhow::Error::from)
                         .and_then(|stream| serve(&program, &config, &log, stream));
                     match served {
                         Ok(mut child) => {
@@ -117,14 +123,14 @@ async fn write_config(setup: &Setup<'_>) -> Result<PathBuf> {
     let sftp = sftp_server().context("sshd is installed but its sftp-server is not")?;
     let config = folder.join("sshd_config");
     let text = format!(
-        "HostKey {}\nTrustedUserCAKeys {}\nAuthorizedKeysFile {}/%u\nStrictModes no\nUsePAM no\n\
+        "HostKey {}\nTrustedUserCAKeys {}\nAuthorizedKeysFile {}/authorized_keys\nStrictModes no\nUsePAM no\n\
          PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
          PidFile none\nLogLevel VERBOSE\nAcceptEnv LANG LC_* POSTERN_*\nMaxSessions 100\n\
          AllowAgentForwarding yes\nAllowTcpForwarding yes\nUseDNS no\nPrintMotd no\n\
          PrintLastLog no\nSubsystem sftp {}\n",
         host_key.display(),
         user_ca.display(),
-        setup.pushed_keys.display(),
+        folder.display(),
         sftp.display(),
     );
     tokio::fs::write(&config, text).await?;
