@@ -28,9 +28,21 @@ pub struct Person {
 
 /// Everybody.
 pub const PEOPLE: [Person; 3] = [
-    Person { name: "alice", totp_secret: "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP", job: "operator" },
-    Person { name: "bob", totp_secret: "KRSXG5CTMVRXEZLUKRSXG5CTMVRXEZLU", job: "developer" },
-    Person { name: "carol", totp_secret: "MFZWIZTHNBVGW3DNMFZWIZTHNBVGW3DN", job: "auditor" },
+    Person {
+        name: "alice",
+        totp_secret: "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
+        job: "operator",
+    },
+    Person {
+        name: "bob",
+        totp_secret: "KRSXG5CTMVRXEZLUKRSXG5CTMVRXEZLU",
+        job: "developer",
+    },
+    Person {
+        name: "carol",
+        totp_secret: "MFZWIZTHNBVGW3DNMFZWIZTHNBVGW3DN",
+        job: "auditor",
+    },
 ];
 
 /// One private host.
@@ -114,7 +126,9 @@ pub fn seed(config: &mut AwsConfig, network: &Network) {
             .with_policy("attest", assume)
             .with_policy("bastion", BASTION_POLICY),
     );
-    config.roles.push(Role::new("postern-attestation", ATTESTATION_TRUST));
+    config
+        .roles
+        .push(Role::new("postern-attestation", ATTESTATION_TRUST));
 
     let vpc = Vpc {
         id: "vpc-0a1b2c3d4e5f60001".to_owned(),

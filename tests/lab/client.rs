@@ -105,8 +105,14 @@ pub fn environment(
         ("POSTERN_KEYRING", "kernel".to_owned()),
         ("POSTERN_AUDITOR_IDENTITY", shown(auditor_identity)),
     ];
-    std::fs::write(folder.join("config.toml"), "# The lab sets everything in the environment.\n")?;
-    Ok(variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    std::fs::write(
+        folder.join("config.toml"),
+        "# The lab sets everything in the environment.\n",
+    )?;
+    Ok(variables
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect())
 }
 
 fn profiles(programs: &Programs, aws: &Aws, aws_ca: &Path) -> String {

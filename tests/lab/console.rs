@@ -1,5 +1,9 @@
 //! What the lab says to the person before it: the answer on stdout, the rest on stderr.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the one place that prints"
+)]
 
 /// An answer.
 pub fn answer(text: &str) {

@@ -79,8 +79,10 @@ async fn inside(lab: &Lab, program: &OsString, rest: &[OsString]) -> Result<Exit
 
 /// A person's shell inside the lab.
 async fn shell(lab: &Lab) -> Result<ExitCode> {
-    let people: Vec<String> =
-        PEOPLE.iter().map(|person| format!("{} ({})", person.name, person.job)).collect();
+    let people: Vec<String> = PEOPLE
+        .iter()
+        .map(|person| format!("{} ({})", person.name, person.job))
+        .collect();
     console::note(&format!(
         "You are inside the lab as alice. Try `postern connect web-1`, or be somebody else with \
          AWS_PROFILE: {}. `exit` ends the lab.",
@@ -94,6 +96,9 @@ async fn shell(lab: &Lab) -> Result<ExitCode> {
 fn code(status: ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt as _;
     let signal = || status.signal().map(|signal| 128 + signal);
-    let code = status.code().or_else(signal).and_then(|code| u8::try_from(code).ok());
+    let code = status
+        .code()
+        .or_else(signal)
+        .and_then(|code| u8::try_from(code).ok());
     ExitCode::from(code.unwrap_or(u8::MAX))
 }

@@ -16,12 +16,12 @@ use crate::client::{self, AgentFacts};
 use crate::network::{Network, PrivateListener};
 use crate::pki::Ca;
 use crate::programs::Programs;
+use crate::targets::Flavor;
 use crate::targets::database::Database;
+use crate::targets::pushed::PushedKeys;
 use crate::targets::rdp::{self, Rdp};
 use crate::targets::shell::{self, Shell};
 use crate::targets::sshd::{self, Sshd, write_private};
-use crate::targets::Flavor;
-use crate::targets::pushed::PushedKeys;
 
 /// Where sshds of the lab listen: below 1024 would need root.
 pub const SSH_PORT: u16 = 2222;
@@ -116,7 +116,10 @@ impl Lab {
                     pushed,
                     user: &user,
                 };
-                (Flavor::Genuine, WebHost::Genuine(sshd::start(listener, setup).await?))
+                (
+                    Flavor::Genuine,
+                    WebHost::Genuine(sshd::start(listener, setup).await?),
+                )
             }
             None => {
                 let shell = shell::start(listener, &prepared.ssh_user_ca, pushed)?;
@@ -193,7 +196,10 @@ impl Lab {
 
 async fn start_aws(network: &Network, ca: &Ca) -> Result<Arc<Aws>> {
     let identity = ca.server(network.aws())?;
-    let tls = Tls { chain: identity.chain, key: identity.key };
+    let tls = Tls {
+        chain: identity.chain,
+        key: identity.key,
+    };
     let listen = SocketAddr::new(network.aws(), AWS_PORT);
     let mut config = AwsConfig::new(ACCOUNT, REGION, listen, tls);
     account::seed(&mut config, network);
@@ -202,10 +208,16 @@ async fn start_aws(network: &Network, ca: &Ca) -> Result<Arc<Aws>> {
 
 /// Two auditors: the first one's identity is the lab's to use, the second one's is thrown away.
 fn make_auditors(identity_file: &Path) -> Result<Vec<String>> {
-    let (first, second) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
+    let (first, second) = (
+        age::x25519::Identity::generate(),
+        age::x25519::Identity::generate(),
+    );
     let text = format!("{}\n", first.to_string().expose_secret());
     write_private(identity_file, text.as_bytes())?;
-    Ok(vec![first.to_public().to_string(), second.to_public().to_string()])
+    Ok(vec![
+        first.to_public().to_string(),
+        second.to_public().to_string(),
+    ])
 }
 
 /// The account that targets are logged in to: our own, since an unprivileged sshd knows no other.

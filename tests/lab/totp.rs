@@ -16,6 +16,6 @@ pub fn print(user: &OsStr) -> Result<ExitCode> {
         .iter()
         .find(|person| user == person.name)
         .with_context(|| format!("no user `{}`; the lab has {}", user.display(), names()))?;
-    console::answer(&current_code(person.totp_secret)?);
+    console::answer(&current_code(person.totp_secret).context("the seed is not base32")?);
     Ok(ExitCode::SUCCESS)
 }

@@ -24,8 +24,26 @@ pub async fn run(lab: &Lab) -> Result<()> {
     step(lab, "alice", &["connect", "web-1", "--", GREETING], 7).await?;
     query(lab).await?;
     step(lab, "bob", &["login"], 0).await?;
-    step(lab, "bob", &["forward", "db-1", &format!("0:{DATABASE_PORT}")], 1).await?;
-    step(lab, "bob", &["why", "db-1", "tunnel", "--port", &DATABASE_PORT.to_string()], 1).await?;
+    step(
+        lab,
+        "bob",
+        &["forward", "db-1", &format!("0:{DATABASE_PORT}")],
+        1,
+    )
+    .await?;
+    step(
+        lab,
+        "bob",
+        &[
+            "why",
+            "db-1",
+            "tunnel",
+            "--port",
+            &DATABASE_PORT.to_string(),
+        ],
+        1,
+    )
+    .await?;
     step(lab, "carol", &["login"], 0).await?;
     step(lab, "carol", &["audit", "ls"], 0).await?;
     step(lab, "carol", &["audit", "verify"], 0).await
@@ -56,7 +74,11 @@ fn show(user: &str, arguments: &[&str]) {
             false => (*argument).to_owned(),
         })
         .collect();
-    let profile = if user == "alice" { String::new() } else { format!("AWS_PROFILE={user} ") };
+    let profile = if user == "alice" {
+        String::new()
+    } else {
+        format!("AWS_PROFILE={user} ")
+    };
     console::typed(&format!("{profile}postern {}", quoted.join(" ")));
 }
 
@@ -86,9 +108,10 @@ async fn query(lab: &Lab) -> Result<()> {
         .context("`postern forward` does not say where it listens")??
         .context("`postern forward` ended before it listened")?;
     let listening: serde_json::Value = serde_json::from_str(&line)?;
-    let port = listening.get("port").and_then(serde_json::Value::as_u64).with_context(|| {
-        format!("`postern forward --json` names no port: {line}")
-    })?;
+    let port = listening
+        .get("port")
+        .and_then(serde_json::Value::as_u64)
+        .with_context(|| format!("`postern forward --json` names no port: {line}"))?;
     console::answer(&format!("127.0.0.1:{port} -> db-1:{DATABASE_PORT}"));
     match lab.database.flavor {
         Flavor::Genuine => psql(lab, port).await?,
@@ -96,17 +119,32 @@ async fn query(lab: &Lab) -> Result<()> {
     }
     interrupt(&forward)?;
     let ended = tokio::time::timeout(PATIENCE, forward.wait()).await??;
-    ensure!(ended.success(), "`postern forward` ended with {ended} after Ctrl-C");
+    ensure!(
+        ended.success(),
+        "`postern forward` ended with {ended} after Ctrl-C"
+    );
     Ok(())
 }
 
 async fn psql(lab: &Lab, port: u64) -> Result<()> {
     let port = port.to_string();
     let sql = "select version()";
-    console::typed(&format!("psql -h 127.0.0.1 -p {port} -U postgres -c '{sql}'"));
+    console::typed(&format!(
+        "psql -h 127.0.0.1 -p {port} -U postgres -c '{sql}'"
+    ));
     let mut command = lab.command("psql");
     command
-        .args(["-X", "-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-c", sql])
+        .args([
+            "-X",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            "postgres",
+            "-c",
+            sql,
+        ])
         .env("PGPASSFILE", "/dev/null")
         .stdin(Stdio::null());
     ensure!(finish(&mut command).await? == Some(0), "the query failed");
@@ -114,7 +152,9 @@ async fn psql(lab: &Lab, port: u64) -> Result<()> {
 }
 
 async fn echo(port: u16) -> Result<()> {
-    console::typed(&format!("echo hello | nc 127.0.0.1 {port}   # PostgreSQL is not installed"));
+    console::typed(&format!(
+        "echo hello | nc 127.0.0.1 {port}   # PostgreSQL is not installed"
+    ));
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(b"hello\n").await?;
     stream.shutdown().await?;
@@ -128,7 +168,9 @@ async fn echo(port: u16) -> Result<()> {
 /// Ctrl-C.
 fn interrupt(child: &tokio::process::Child) -> Result<()> {
     let id = child.id().and_then(|id| i32::try_from(id).ok());
-    let pid = id.and_then(rustix::process::Pid::from_raw).context("it is gone already")?;
+    let pid = id
+        .and_then(rustix::process::Pid::from_raw)
+        .context("it is gone already")?;
     rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
     Ok(())
 }
