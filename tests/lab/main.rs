@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use lab::account::PEOPLE;
 use lab::stack::{Lab, Options};
-use lab::{console, serve, totp, tour};
+use lab::{bench, console, serve, totp, tour};
 
 /// An emulated AWS, private hosts and a real agent on loopback, for as long as this runs.
 ///
@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long)]
     serve: bool,
     /// Run this inside the lab and return its status: `cargo lab postern connect web-1`.
-    /// `totp USER` prints a user's current MFA code.
+    /// `totp USER` prints a user's current MFA code, `bench` measures.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
 }
@@ -50,7 +50,25 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
     {
         return totp::print(user);
     }
+    if let [command, to] = &arguments.command[..]
+        && command == bench::hops::ARGUMENT
+    {
+        let to = to.to_str().context("the address is not text")?.parse()?;
+        bench::hops::serve(to).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let bench = match arguments.command.first() {
+        Some(command) if command == "bench" => {
+            Some(bench::Arguments::parse_from(&arguments.command))
+        }
+        _ => None,
+    };
     let lab = Lab::start(Options::default()).await?;
+    if let Some(bench) = bench {
+        bench::run(&lab, &bench).await?;
+        lab.stop().await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let outcome = match arguments.command.split_first() {
         _ if arguments.serve => serve::run(&lab).await.map(|()| ExitCode::SUCCESS),
         Some((program, rest)) => inside(&lab, program, rest).await,

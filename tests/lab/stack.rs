@@ -21,7 +21,7 @@ use crate::targets::database::Database;
 use crate::targets::pushed::PushedKeys;
 use crate::targets::rdp::{self, Rdp};
 use crate::targets::shell::{self, Shell};
-use crate::targets::sshd::{self, Sshd, write_private};
+use crate::targets::sshd::{self, Keys, Sshd, write_private};
 
 /// Where sshds of the lab listen: below 1024 would need root.
 pub const SSH_PORT: u16 = 2222;
@@ -66,9 +66,10 @@ pub struct Lab {
     folder: tempfile::TempDir,
 }
 
+/// Ends `web-1` when dropped.
 enum WebHost {
-    Genuine(Sshd),
-    Own(Shell),
+    Genuine(#[expect(dead_code, reason = "held for its end")] Sshd),
+    Own(#[expect(dead_code, reason = "held for its end")] Shell),
 }
 
 impl Lab {
@@ -101,7 +102,6 @@ impl Lab {
         };
         let prepared = setup.prepare().await?;
 
-        let user = login_user();
         let web_id = HOSTS.first().map_or("", |host| host.id);
         let pushed = PushedKeys::new(&aws, web_id);
         let web_address = SocketAddr::new(network.web(), SSH_PORT);
@@ -112,9 +112,8 @@ impl Lab {
                 let setup = sshd::Setup {
                     program,
                     folder: &web_folder,
-                    user_ca: &prepared.ssh_user_ca,
-                    pushed,
-                    user: &user,
+                    user_ca: Some(&prepared.ssh_user_ca),
+                    keys: Keys::Pushed(pushed, login_user()),
                 };
                 (
                     Flavor::Genuine,

@@ -70,7 +70,7 @@ pub fn start(listener: PrivateListener, user_ca: &str, pushed: PushedKeys) -> Re
 struct Trust {
     user_ca: PublicKey,
     pushed: PushedKeys,
-    bastion: IpAddr,
+    bastion: Option<IpAddr>,
 }
 
 impl Trust {
@@ -94,7 +94,7 @@ impl Trust {
                 name == "source-address"
                     && value
                         .split(',')
-                        .any(|from| from.trim_end_matches("/32").parse() == Ok(self.bastion))
+                        .any(|from| from.trim_end_matches("/32").parse().ok() == self.bastion)
             })
     }
 

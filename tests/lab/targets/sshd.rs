@@ -36,12 +36,27 @@ pub struct Setup<'a> {
     pub program: PathBuf,
     /// A folder for its files.
     pub folder: &'a Path,
-    /// OpenSSH public key of the agent's SSH user CA.
-    pub user_ca: &'a str,
-    /// EC2 Instance Connect's keys.
-    pub pushed: PushedKeys,
-    /// Whom they are for.
-    pub user: &'a str,
+    /// OpenSSH public key of the agent's SSH user CA, where it is trusted.
+    pub user_ca: Option<&'a str>,
+    /// Keys that get in.
+    pub keys: Keys,
+}
+
+/// Where authorized keys come from.
+pub enum Keys {
+    /// EC2 Instance Connect, for this user.
+    Pushed(PushedKeys, String),
+    /// This one.
+    Fixed(String),
+}
+
+impl Keys {
+    fn write(&self, file: &Path) -> std::io::Result<()> {
+        match self {
+            Self::Pushed(pushed, user) => pushed.write(user, file),
+            Self::Fixed(line) => std::fs::write(file, format!("{line}\n")),
+        }
+    }
 }
 
 /// Starts it on a private listener.
@@ -49,15 +64,15 @@ pub async fn start(listener: PrivateListener, setup: Setup<'_>) -> Result<Sshd> 
     let config = write_config(&setup).await?;
     let log = setup.folder.join("sshd.log");
     let address = listener.address()?;
-    let keys = setup.folder.join("authorized_keys");
-    let (program, pushed, user) = (setup.program, setup.pushed, setup.user.to_owned());
+    let keys_file = setup.folder.join("authorized_keys");
+    let (program, keys) = (setup.program, setup.keys);
     let task = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 stream = listener.accept() => {
                     let served = stream
-                        .and_then(|stream| pushed.write(&user, &keys).map(|()| stream))
+                        .and_then(|stream| keys.write(&keys_file).map(|()| stream))
                         .map_err(anyhow::Error::from)
                         .and_then(|stream| serve(&program, &config, &log, stream));
                     match served {
@@ -113,7 +128,8 @@ async fn write_config(setup: &Setup<'_>) -> Result<PathBuf> {
             .as_bytes(),
     )?;
     let user_ca = folder.join("user_ca.pub");
-    tokio::fs::write(&user_ca, format!("{}\n", setup.user_ca.trim())).await?;
+    let trusted = setup.user_ca.unwrap_or_default();
+    tokio::fs::write(&user_ca, format!("{}\n", trusted.trim())).await?;
     if rustix::process::getuid().is_root() {
         // Privilege separation needs this folder; its package makes it at boot.
         tokio::fs::create_dir_all("/run/sshd")
