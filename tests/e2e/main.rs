@@ -1,3 +1,7 @@
 //! End-to-end tests.
 
 mod aws;
+mod connect;
+mod denials;
+mod harness;
+mod interop;

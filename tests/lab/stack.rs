@@ -40,6 +40,8 @@ pub struct Options {
     pub audit_store: Option<PathBuf>,
     /// Further Cedar policies.
     pub policy: Option<String>,
+    /// Leave the database out: it takes a second or two to make.
+    pub no_database: bool,
 }
 
 /// A lab that runs until it is dropped (or, in order, until [`Lab::stop`]).
@@ -57,7 +59,7 @@ pub struct Lab {
     /// What answers at `web-1`.
     pub web: Flavor,
     /// What answers at `db-1`.
-    pub database: Database,
+    pub database: Option<Database>,
     /// Addresses.
     pub network: Network,
     _web: WebHost,
@@ -125,12 +127,13 @@ impl Lab {
                 (Flavor::Own, WebHost::Own(shell))
             }
         };
-        let database = Database::start(
-            &folder.path().join("db-1"),
-            SocketAddr::new(network.db(), DATABASE_PORT),
-            network.bastion(),
-        )
-        .await?;
+        let database = if options.no_database {
+            None
+        } else {
+            let address = SocketAddr::new(network.db(), DATABASE_PORT);
+            let files = folder.path().join("db-1");
+            Some(Database::start(&files, address, network.bastion()).await?)
+        };
         let rdp_address = SocketAddr::new(network.win(), RDP_PORT);
         let win = rdp::start(PrivateListener::bind(rdp_address, network.bastion()).await?)?;
 
@@ -185,7 +188,9 @@ impl Lab {
     /// Ends everything in order.
     pub async fn stop(self) -> Result<()> {
         let ended = self.agent.stop().await;
-        self.database.stop().await;
+        if let Some(database) = self.database {
+            database.stop().await;
+        }
         if let Some(aws) = Arc::into_inner(self.aws) {
             aws.stop().await;
         }

@@ -113,9 +113,9 @@ async fn query(lab: &Lab) -> Result<()> {
         .and_then(serde_json::Value::as_u64)
         .with_context(|| format!("`postern forward --json` names no port: {line}"))?;
     console::answer(&format!("127.0.0.1:{port} -> db-1:{DATABASE_PORT}"));
-    match lab.database.flavor {
-        Flavor::Genuine => psql(lab, port).await?,
-        Flavor::Own => echo(u16::try_from(port)?).await?,
+    match lab.database.as_ref().map(|database| database.flavor) {
+        Some(Flavor::Genuine) => psql(lab, port).await?,
+        _ => echo(u16::try_from(port)?).await?,
     }
     interrupt(&forward)?;
     let ended = tokio::time::timeout(PATIENCE, forward.wait()).await??;
