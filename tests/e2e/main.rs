@@ -3,5 +3,6 @@
 mod aws;
 mod connect;
 mod denials;
+mod evidence;
 mod harness;
 mod interop;
