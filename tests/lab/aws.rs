@@ -8,10 +8,12 @@
 //! [`Aws`] is the server and the handle of whoever runs it: seeds, clock, codes, events, faults.
 
 mod account;
+mod caller;
 mod clock;
 mod condition;
 mod dispatch;
 mod ec2;
+mod error;
 mod faults;
 mod fleet;
 mod iam;
@@ -23,6 +25,7 @@ mod reply;
 mod request;
 mod seed;
 mod server;
+mod service;
 mod sigv4;
 mod ssm;
 mod sts;
@@ -48,11 +51,11 @@ pub use faults::{Fault, FaultRule};
 pub use fleet::PasswordError;
 pub use instance_connect::PushedKey;
 pub use policy::MalformedPolicy;
-pub use reply::Service;
 pub use seed::{
     AccessKey, Instance, InstanceState, Platform, Role, Root, SsmNode, Subnet, User, Vpc,
     WindowsPassword,
 };
+pub use service::Service;
 
 use account::Account;
 use dispatch::State;

@@ -1,12 +1,14 @@
-//! The account: who exists, which keys they hold, and what their policies say together.
+//! The account: who exists and which keys they hold. What they may do is decided in `decide`.
+
+mod decide;
 
 use std::collections::BTreeMap;
 
 use time::{Duration, OffsetDateTime};
 
-use super::condition::Context;
+use super::caller::{Caller, Identity, Session};
 use super::ids;
-use super::policy::{self, MalformedPolicy, Policy, Trust, TrustPolicy, Verdict, malformed};
+use super::policy::{MalformedPolicy, Policy, TrustPolicy, malformed};
 use super::seed;
 use super::totp::{self, Device};
 
@@ -40,21 +42,6 @@ pub(crate) struct Role {
     boundary: Option<Policy>,
 }
 
-/// Who holds a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Identity {
-    Root,
-    User {
-        name: String,
-        unique_id: String,
-    },
-    Role {
-        name: String,
-        unique_id: String,
-        session_name: String,
-    },
-}
-
 struct Key {
     secret: String,
     identity: Identity,
@@ -63,73 +50,12 @@ struct Key {
     session: Option<Session>,
 }
 
-/// What a temporary credential remembers.
-#[derive(Clone, Debug)]
-pub(crate) struct Session {
-    token: String,
-    pub(crate) issued: OffsetDateTime,
-    pub(crate) expires: OffsetDateTime,
-    /// When a code was accepted for GetSessionToken. Never set on a role session.
-    pub(crate) mfa: Option<OffsetDateTime>,
-    policy: Option<Policy>,
-}
-
 /// Fresh temporary credentials, to be told once.
 pub(crate) struct Issued {
     pub(crate) access_key_id: String,
     pub(crate) secret: String,
     pub(crate) token: String,
     pub(crate) expires: OffsetDateTime,
-}
-
-/// A caller whose signature was verified.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    pub(crate) account: String,
-    pub(crate) access_key_id: String,
-    pub(crate) identity: Identity,
-    pub(crate) session: Option<Session>,
-}
-
-impl Caller {
-    /// As GetCallerIdentity tells it; a role's path does not occur in it.
-    pub(crate) fn arn(&self) -> String {
-        let account = &self.account;
-        match &self.identity {
-            Identity::Root => format!("arn:aws:iam::{account}:root"),
-            Identity::User { name, .. } => format!("arn:aws:iam::{account}:user/{name}"),
-            Identity::Role {
-                name, session_name, ..
-            } => {
-                format!("arn:aws:sts::{account}:assumed-role/{name}/{session_name}")
-            }
-        }
-    }
-
-    pub(crate) fn user_id(&self) -> String {
-        match &self.identity {
-            Identity::Root => self.account.clone(),
-            Identity::User { unique_id, .. } => unique_id.clone(),
-            Identity::Role {
-                unique_id,
-                session_name,
-                ..
-            } => format!("{unique_id}:{session_name}"),
-        }
-    }
-
-    pub(crate) fn is_role(&self) -> bool {
-        matches!(self.identity, Identity::Role { .. })
-    }
-
-    /// GetSessionToken's credentials, which may call next to nothing of STS and IAM.
-    pub(crate) fn is_user_session(&self) -> bool {
-        self.session.is_some() && !self.is_role()
-    }
-
-    pub(crate) fn mfa_time(&self) -> Option<OffsetDateTime> {
-        self.session.as_ref().and_then(|session| session.mfa)
-    }
 }
 
 impl Account {
@@ -350,96 +276,6 @@ impl Account {
                 true
             }
             None => false,
-        }
-    }
-
-    /// What identity policy, boundary and session policy say together.
-    pub(crate) fn decide(
-        &self,
-        caller: &Caller,
-        action: &str,
-        resource: &str,
-        context: &Context,
-    ) -> Verdict {
-        let (policies, boundary) = match &caller.identity {
-            Identity::Root => return Verdict::Allowed,
-            Identity::User { name, .. } => match self.users.get(name) {
-                Some(user) => (&user.policies, &user.boundary),
-                None => return Verdict::ImplicitDeny,
-            },
-            Identity::Role { name, .. } => match self.roles.get(name) {
-                Some(role) => (&role.policies, &role.boundary),
-                None => return Verdict::ImplicitDeny,
-            },
-        };
-        let session = caller
-            .session
-            .as_ref()
-            .and_then(|session| session.policy.as_ref());
-        let bounds = [boundary.as_ref(), session];
-        let identity = policy::evaluate_all(policies.iter(), action, resource, context);
-        bounds
-            .into_iter()
-            .flatten()
-            .fold(identity, |so_far, bound| {
-                so_far.and(bound.evaluate(action, resource, context))
-            })
-    }
-
-    /// Whether the caller may assume the role: its trust policy, and the caller's own policies where it says so.
-    pub(crate) fn decide_assume(&self, caller: &Caller, role: &Role, context: &Context) -> Verdict {
-        const ACTION: &str = "sts:AssumeRole";
-        let own = self.decide(caller, ACTION, &self.role_arn(role), context);
-        if own == Verdict::ExplicitDeny {
-            return own;
-        }
-        let session = caller
-            .session
-            .as_ref()
-            .and_then(|session| session.policy.as_ref());
-        match role
-            .trust
-            .evaluate(ACTION, context, |name| self.names(name, caller))
-        {
-            Err(verdict) => verdict,
-            Ok(Trust::Session) => Verdict::Allowed,
-            // A role that is named still acts within its session policy and boundary.
-            Ok(Trust::Identity) if caller.is_role() => {
-                let boundary = match &caller.identity {
-                    Identity::Role { name, .. } => {
-                        self.roles.get(name).and_then(|r| r.boundary.as_ref())
-                    }
-                    _ => None,
-                };
-                let arn = self.role_arn(role);
-                [boundary, session]
-                    .into_iter()
-                    .flatten()
-                    .fold(Verdict::Allowed, |so_far, bound| {
-                        so_far.and(bound.evaluate(ACTION, &arn, context))
-                    })
-            }
-            Ok(Trust::Identity) => Verdict::Allowed,
-            Ok(Trust::Account) => own,
-            Ok(Trust::None) => Verdict::ImplicitDeny,
-        }
-    }
-
-    /// How a resolved principal names the caller.
-    fn names(&self, principal: &str, caller: &Caller) -> Trust {
-        if principal == format!("arn:aws:iam::{}:root", self.id) {
-            return Trust::Account;
-        }
-        let unique_id = match &caller.identity {
-            Identity::Root => return Trust::None,
-            Identity::User { unique_id, .. } | Identity::Role { unique_id, .. } => unique_id,
-        };
-        if caller.is_role() && principal == caller.arn() {
-            Trust::Session
-        } else if principal == "*" || principal == unique_id {
-            Trust::Identity
-        } else {
-            Trust::None
         }
     }
 

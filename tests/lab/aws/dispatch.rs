@@ -5,14 +5,17 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::account::{Account, Caller};
+use super::account::Account;
+use super::caller::Caller;
 use super::condition::Context;
+use super::error::ApiError;
 use super::faults::{Fault, Faults};
 use super::fleet::Fleet;
 use super::instance_connect::PushedKeys;
 use super::policy::Verdict;
-use super::reply::{Answer, ApiError, Asked, Output, Protocol, Service};
-use super::request::{MalformedQuery, Params, RawRequest};
+use super::reply::{Answer, Asked, Output};
+use super::request::{Params, RawRequest};
+use super::service::{Protocol, Service};
 use super::sigv4::{SignatureError, Signed};
 use super::trail::{self, Record, Trail};
 use super::{ec2, iam, ids, instance_connect, ssm, sts};
@@ -327,48 +330,6 @@ fn read_action(
     (action, Args::Query(params))
 }
 
-impl Caller {
-    fn describe(&self, context: &mut Context, now: OffsetDateTime) {
-        use super::account::Identity;
-        context.set("aws:userid", self.user_id());
-        context.set("aws:PrincipalAccount", self.account.clone());
-        match &self.identity {
-            Identity::Root => {
-                context.set("aws:PrincipalType", "Account");
-                context.set("aws:PrincipalArn", self.arn());
-            }
-            Identity::User { name, .. } => {
-                context.set("aws:PrincipalType", "User");
-                context.set("aws:username", name.clone());
-                context.set("aws:PrincipalArn", self.arn());
-            }
-            Identity::Role { name, .. } => {
-                context.set("aws:PrincipalType", "AssumedRole");
-                context.set(
-                    "aws:PrincipalArn",
-                    format!("arn:aws:iam::{}:role/{name}", self.account),
-                );
-            }
-        }
-        let Some(session) = &self.session else { return };
-        context.set("aws:TokenIssueTime", trail::timestamp(session.issued));
-        // Long-term keys and role sessions have neither key; only a user session says something about MFA.
-        if self.is_role() {
-            return;
-        }
-        context.set(
-            "aws:MultiFactorAuthPresent",
-            session.mfa.is_some().to_string(),
-        );
-        if let Some(mfa) = session.mfa {
-            context.set(
-                "aws:MultiFactorAuthAge",
-                (now - mfa).whole_seconds().max(0).to_string(),
-            );
-        }
-    }
-}
-
 impl Call<'_> {
     /// Fails unless the caller's policies allow this action on this resource.
     pub(crate) fn authorise(&self, action: &str, resource: &str) -> Result<(), ApiError> {
@@ -406,11 +367,5 @@ impl Call<'_> {
 
     pub(crate) fn unknown_action(&self) -> ApiError {
         ApiError::unknown_action(self.service, self.action)
-    }
-}
-
-impl From<MalformedQuery> for ApiError {
-    fn from(error: MalformedQuery) -> Self {
-        Self::malformed_query(&error)
     }
 }

@@ -2,17 +2,20 @@
 //!
 //! Source of names, filters and errors: the EC2 API model (2016-11-15) and reference.
 
+mod filter;
+
 use time::OffsetDateTime;
 
+use filter::{filters, fits, page};
+
 use super::dispatch::Call;
+use super::error::ApiError;
 use super::fleet::Instance;
 use super::pattern::Pattern;
-use super::reply::{ApiError, Element, Output, node, text};
+use super::reply::{Element, Output, node, text};
 use super::request::Params;
 use super::seed::{Platform, region_of};
 use super::trail::timestamp;
-
-const PAGE: usize = 1_000;
 
 type Answer = Result<Output, ApiError>;
 
@@ -82,89 +85,6 @@ fn known_instance<'a>(call: &Call<'a>, id: &str) -> Result<&'a Instance, ApiErro
             format!("The instance ID '{id}' does not exist"),
         )
     })
-}
-
-/// The range of this page and the token of the next. The token is the place to go on from.
-fn page(
-    params: &Params,
-    total: usize,
-    by_id: bool,
-) -> Result<(usize, usize, Option<String>), ApiError> {
-    let size = match params.get("MaxResults") {
-        None => PAGE,
-        Some(_) if by_id => {
-            let message = "The parameter instancesSet cannot be used with the parameter maxResults";
-            return Err(error("InvalidParameterCombination", message));
-        }
-        Some(value) => value
-            .parse()
-            .ok()
-            .filter(|size| (5..=PAGE).contains(size))
-            .ok_or_else(|| {
-                let message = format!(
-                    "Value ( {value} ) for parameter maxResults is invalid. Expecting 5 to 1000."
-                );
-                error("InvalidParameterValue", message)
-            })?,
-    };
-    let from = match params.get("NextToken") {
-        None => 0,
-        Some(token) => token
-            .strip_prefix("page-")
-            .and_then(|from| from.parse().ok())
-            .filter(|from| *from <= total)
-            .ok_or_else(|| error("InvalidNextToken", "The token is not valid"))?,
-    };
-    let to = total.min(from + size);
-    Ok((from, to, (to < total).then(|| format!("page-{to}"))))
-}
-
-/// `Filter.N.Name` and `Filter.N.Value.M`.
-fn filters(params: &Params) -> Result<Vec<(&str, Vec<Pattern>)>, ApiError> {
-    let mut filters = Vec::new();
-    for index in 1_usize.. {
-        let Some(name) = params.get(&format!("Filter.{index}.Name")) else {
-            break;
-        };
-        let values = params.list(&format!("Filter.{index}.Value"));
-        if values.is_empty() {
-            return Err(error(
-                "InvalidParameterValue",
-                format!("The filter '{name}' has no values"),
-            ));
-        }
-        filters.push((name, values.into_iter().map(Pattern::plain).collect()));
-    }
-    Ok(filters)
-}
-
-/// Filters are and-ed, the values of one are or-ed. A filter that is not known is an error, never ignored.
-fn fits(
-    filters: &[(&str, Vec<Pattern>)],
-    tags: &[(String, String)],
-    field: impl Fn(&str) -> Option<Option<String>>,
-) -> Result<bool, ApiError> {
-    for (name, patterns) in filters {
-        let any = |value: &str| patterns.iter().any(|pattern| pattern.matches(value));
-        let found = if let Some(key) = name.strip_prefix("tag:") {
-            tags.iter().any(|(k, value)| k == key && any(value))
-        } else if *name == "tag-key" {
-            tags.iter().any(|(key, _)| any(key))
-        } else {
-            field(name)
-                .ok_or_else(|| {
-                    error(
-                        "InvalidParameterValue",
-                        format!("The filter '{name}' is invalid"),
-                    )
-                })?
-                .is_some_and(|value| any(&value))
-        };
-        if !found {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn instance_fits(

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::reply::{Answer, Service};
+use super::reply::Answer;
+use super::service::Service;
 
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]

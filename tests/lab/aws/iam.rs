@@ -4,10 +4,12 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::account::{Identity, Role, User};
+use super::account::{Role, User};
+use super::caller::Identity;
 use super::dispatch::Call;
+use super::error::ApiError;
 use super::ids;
-use super::reply::{ApiError, Output, node, text};
+use super::reply::{Output, node, text};
 use super::request::{Params, encode};
 use super::totp::{self, Device, Refusal};
 use super::trail::timestamp;

@@ -8,7 +8,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::dispatch::Call;
 use super::ec2::instance_facts;
-use super::reply::{ApiError, Output};
+use super::error::ApiError;
+use super::reply::Output;
 use super::seed::{InstanceState, Platform};
 
 /// How long a pushed key stays in the instance's metadata.

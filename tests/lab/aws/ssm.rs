@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::dispatch::Call;
 use super::ec2::instance_facts;
+use super::error::ApiError;
 use super::fleet::Instance;
-use super::reply::{ApiError, Output};
+use super::reply::Output;
 use super::seed::{InstanceState, Platform, SsmNode};
 
 type Answer = Result<Output, ApiError>;

@@ -5,10 +5,12 @@
 
 use time::Duration;
 
-use super::account::{Identity, Issued};
+use super::account::Issued;
+use super::caller::Identity;
 use super::dispatch::Call;
+use super::error::ApiError;
 use super::policy::{Policy, Verdict};
-use super::reply::{ApiError, Element, Output, node, text};
+use super::reply::{Element, Output, node, text};
 use super::request::Params;
 use super::totp::Refusal;
 use super::trail::timestamp;
@@ -135,7 +137,8 @@ fn assume_role(call: &mut Call<'_>, params: &Params) -> Answer {
         }));
     }
 
-    let (name, unique_id) = (role.seed.name.clone(), role.seed.unique_id.clone());
+    let (name, path) = (role.seed.name.clone(), role.seed.path.clone());
+    let unique_id = role.seed.unique_id.clone();
     let assumed = node(
         "AssumedRoleUser",
         vec![
@@ -158,6 +161,7 @@ fn assume_role(call: &mut Call<'_>, params: &Params) -> Answer {
         .issue(
             Identity::Role {
                 name,
+                path,
                 unique_id,
                 session_name,
             },

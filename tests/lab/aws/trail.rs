@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::account::{Caller, Identity};
+use super::caller::{Caller, Identity};
+use super::error::ApiError;
 use super::ids;
-use super::reply::{ApiError, Service};
+use super::service::Service;
 
 /// Events kept; older ones are dropped.
 const CAPACITY: usize = 10_000;
