@@ -17,3 +17,5 @@ pub mod identity;
 pub mod inventory;
 pub mod policy;
 pub mod session;
+pub mod target;
+pub mod watch;
