@@ -14,8 +14,14 @@ pub mod cmd;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod gateway;
+pub mod http;
 pub mod identity;
 pub mod output;
+pub mod pipe;
+pub mod ssh;
+pub mod transport;
+pub mod witness;
 
 use crate::cli::{Cli, Command};
 use crate::config::Environment;

@@ -92,7 +92,7 @@ pub fn ending(close: &Close) -> Option<String> {
         CloseReason::Internal => "the agent failed",
     };
     Some(match &close.message {
-        Some(message) => format!("{reason}: {}", crate::text::plain(message)),
+        Some(message) => format!("{reason}: {}", message),
         None => reason.to_owned(),
     })
 }

@@ -1,11 +1,12 @@
 //! The beginning of a pipe: one `Open`, with early data behind it, and its answer.
 
 use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use postern_proto::gateway::EARLY_DATA;
-use postern_proto::gateway::frame::{self, FrameKind, HEADER, Piece};
+use postern_proto::gateway::frame::{self, DATA_LIMIT, FrameKind, HEADER, Piece};
 use postern_proto::gateway::message::{Denied, Granted, Open};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -32,7 +33,7 @@ where
     let opening = frame::control(FrameKind::Open, &body)
         .ok_or(PipeError::Unexpected("the request is too long"))?;
     let mut wire = Wire::new(stream, opening);
-    for part in early.chunks(frame::DATA_LIMIT.min(EARLY_DATA)) {
+    for part in early.get(..EARLY_DATA.min(early.len())).unwrap_or_default().chunks(DATA_LIMIT) {
         let mut buffer = BytesMut::with_capacity(HEADER + part.len());
         buffer.resize(HEADER, 0);
         buffer.extend_from_slice(part);
@@ -43,14 +44,9 @@ where
     let answer = poll_fn(|cx| {
         // A write error alone says little: the reason (an alert) stands in what is read.
         let written = wire.poll_transmit(cx);
-        match wire.poll_piece(cx) {
-            std::task::Poll::Pending if !matches!(written, std::task::Poll::Ready(Err(_))) => {
-                std::task::Poll::Pending
-            }
-            std::task::Poll::Pending => written.map(|result| {
-                result.and(Err(PipeError::Unexpected("no answer"))) // unreachable: it is an error
-            }),
-            ready => ready,
+        match (wire.poll_piece(cx), written) {
+            (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+            (piece, _) => piece,
         }
     });
     let piece = tokio::time::timeout(ANSWER, answer)

@@ -57,6 +57,7 @@ where
         unflushed: false,
         closing: None,
         failed: None,
+        closed: None,
     };
     poll_fn(|cx| relay.poll(cx)).await
 }
@@ -86,6 +87,7 @@ struct Relay<'a, S, L> {
     unflushed: bool,
     closing: Option<Pin<Box<tokio::time::Sleep>>>,
     failed: Option<io::Error>,
+    closed: Option<Close>,
 }
 
 impl<S, L> Relay<'_, S, L>
@@ -97,10 +99,14 @@ where
         loop {
             let sent = self.poll_up(cx)?;
             let (taken, blocked) = self.poll_local_write(cx);
-            let (heard, closed) = self.poll_wire(cx, blocked)?;
-            if let Some(close) = closed {
-                return self.finish(close);
+            if let Some(close) = self.closed.take_if(|_| self.down.is_empty() && !self.unflushed) {
+                return Poll::Ready(Ok(Outcome {
+                    close,
+                    up: self.wire.machine().sent(),
+                    down: self.wire.machine().received(),
+                }));
             }
+            let heard = self.poll_wire(cx, blocked)?;
             if sent || taken || heard {
                 continue;
             }
@@ -208,37 +214,32 @@ where
         (progress, false)
     }
 
-    /// Listens to the agent, unless the local side is behind and nothing depends on it.
-    fn poll_wire(
-        &mut self,
-        cx: &mut Context<'_>,
-        blocked: bool,
-    ) -> Result<(bool, Option<Close>), PipeError> {
+    /// Listens to the agent, unless the local side is behind and nothing depends on it. True when
+    /// something came.
+    fn poll_wire(&mut self, cx: &mut Context<'_>, blocked: bool) -> Result<bool, PipeError> {
         let starved = self.wire.machine().room() == 0;
-        if blocked && !(starved && self.held < CEILING) {
-            return Ok((false, None));
+        if self.closed.is_some() || (blocked && !(starved && self.held < CEILING)) {
+            return Ok(false);
         }
-        match self.wire.poll_event(cx) {
-            Poll::Pending => Ok((false, None)),
-            Poll::Ready(Err(error)) => Err(error),
-            Poll::Ready(Ok(Event::Data(bytes))) => {
-                if self.failed.is_some() {
-                    self.wire.machine_mut().consume(bytes.len(), Instant::now());
-                } else {
-                    self.held += bytes.len();
-                    self.down.push_back(bytes);
-                }
-                Ok((true, None))
+        let Poll::Ready(event) = self.wire.poll_event(cx) else {
+            return Ok(false);
+        };
+        match event? {
+            Event::Data(bytes) if self.failed.is_some() => {
+                self.wire.machine_mut().consume(bytes.len(), Instant::now());
             }
-            Poll::Ready(Ok(Event::Eof)) => {
-                if self.down_end == DownEnd::Open {
-                    self.down_end = DownEnd::Due;
-                }
-                Ok((true, None))
+            Event::Data(bytes) => {
+                self.held += bytes.len();
+                self.down.push_back(bytes);
             }
-            Poll::Ready(Ok(Event::Closed(close))) => Ok((true, Some(close))),
-            Poll::Ready(Ok(Event::Pong(_))) => Ok((true, None)),
+            Event::Eof if self.down_end == DownEnd::Open => self.down_end = DownEnd::Due,
+            Event::Closed(close) => {
+                self.up = Up::Done;
+                self.closed = Some(close);
+            }
+            Event::Eof | Event::Pong(_) => {}
         }
+        Ok(true)
     }
 
     /// The local side is gone: the agent is told, and what it still sends is dropped.
@@ -269,13 +270,5 @@ where
         if self.closing.is_none() {
             self.closing = Some(Box::pin(tokio::time::sleep(CLOSING)));
         }
-    }
-
-    fn finish(&mut self, close: Close) -> Poll<Result<Outcome, PipeError>> {
-        Poll::Ready(Ok(Outcome {
-            close,
-            up: self.wire.machine().sent(),
-            down: self.wire.machine().received(),
-        }))
     }
 }
