@@ -223,6 +223,7 @@ impl Gateway {
             kind: request.kind.clone(),
             join: None,
             approved: None,
+            known_size: None,
             client: concat!("postern ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let (mut renewed, mut fresh) = (false, false);
