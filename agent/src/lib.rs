@@ -12,8 +12,11 @@
 //! A security decision is a value that only its module builds: [`identity::VerifiedPrincipal`],
 //! [`policy::Grant`], [`evidence::Recording`]. Relaying takes all three.
 
+pub mod aws;
 pub mod evidence;
+pub mod files;
 pub mod identity;
+pub mod instance_connect;
 pub mod inventory;
 pub mod policy;
 pub mod session;
