@@ -12,8 +12,13 @@
 //! A security decision is a value that only its module builds: [`identity::VerifiedPrincipal`],
 //! [`policy::Grant`], [`evidence::Recording`]. Relaying takes all three.
 
+pub mod ca;
+pub mod cli;
+pub mod config;
 pub mod evidence;
 pub mod identity;
 pub mod inventory;
+pub mod keys;
 pub mod policy;
 pub mod session;
+pub mod tls;
