@@ -13,12 +13,17 @@
 //! [`policy::Grant`], [`evidence::Recording`]. Relaying takes all three.
 
 pub mod aws;
+pub mod ca;
+pub mod cli;
+pub mod config;
 pub mod evidence;
 pub mod files;
 pub mod identity;
 pub mod instance_connect;
 pub mod inventory;
+pub mod keys;
 pub mod policy;
 pub mod session;
 pub mod target;
 pub mod watch;
+pub mod tls;
