@@ -12,8 +12,21 @@
 //! A security decision is a value that only its module builds: [`identity::VerifiedPrincipal`],
 //! [`policy::Grant`], [`evidence::Recording`]. Relaying takes all three.
 
+mod assemble;
+mod end;
 pub mod evidence;
 pub mod identity;
 pub mod inventory;
+mod http;
+mod limits;
+mod pipe;
 pub mod policy;
 pub mod session;
+mod server;
+mod shell;
+mod socket;
+mod strangers;
+mod tls;
+mod tunnel;
+#[cfg(test)]
+mod testing;

@@ -88,6 +88,24 @@ impl Grant {
     pub fn policies(&self) -> &[String] {
         &self.policies
     }
+
+    /// The same question at a later time, for sessions that are looked at again: assurance and
+    /// the age of MFA stay what they were at the grant, all else is read anew.
+    pub fn again(
+        &self,
+        now: OffsetDateTime,
+        source: IpAddr,
+        target: Option<Arc<Target>>,
+    ) -> Request {
+        let passed = (now - self.request.now).whole_seconds();
+        Request {
+            now,
+            source,
+            target,
+            mfa_not_before: self.request.mfa_not_before.saturating_add(passed),
+            ..self.request.clone()
+        }
+    }
 }
 
 /// Why not.
