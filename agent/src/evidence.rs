@@ -112,6 +112,7 @@ impl Evidence {
             leaf: 0,
             leaf_hash: String::new(),
             proof: vec![],
+            consistency: vec![],
         })
     }
 

@@ -15,18 +15,21 @@
 mod assemble;
 mod end;
 pub mod evidence;
+mod health;
+mod http;
 pub mod identity;
 pub mod inventory;
-mod http;
 mod limits;
 mod pipe;
 pub mod policy;
-pub mod session;
 mod server;
+pub mod session;
 mod shell;
 mod socket;
 mod strangers;
-mod tls;
-mod tunnel;
+pub mod target;
 #[cfg(test)]
 mod testing;
+pub mod tls;
+mod tunnel;
+pub mod watch;

@@ -5,6 +5,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::AgentProfile;
 use crate::context::Context;
+use crate::error::Kind;
 
 /// A certificate for one agent, with its key.
 pub struct ClientCertificate {
@@ -16,12 +17,29 @@ pub struct ClientCertificate {
     pub not_after: i64,
 }
 
-/// Why there is no certificate.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no session or no certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// No live MFA session, and nobody to ask: exit 4.
     #[error("no MFA session for profile `{0}`")]
     LoginNeeded(String),
+}
+
+impl IdentityError {
+    /// Decides the exit code.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::LoginNeeded(_) => Kind::LoginNeeded,
+        }
+    }
+
+    /// The next step.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::LoginNeeded(profile) if profile == "default" => Some("postern login".to_owned()),
+            Self::LoginNeeded(profile) => Some(format!("postern login --profile {profile}")),
+        }
+    }
 }
 
 /// A certificate for `agent`: the kept one while it lives, else a new enrolment (which asks for

@@ -1,0 +1,12 @@
+//! `postern status`.
+
+use std::process::ExitCode;
+
+use crate::cli::StatusArgs;
+use crate::context::Context;
+use crate::error::Error;
+
+/// Runs it.
+pub async fn run(_context: &Context, _args: StatusArgs) -> Result<ExitCode, Error> {
+    Err(Error::failed("this build has no such command"))
+}
