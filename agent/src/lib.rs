@@ -13,12 +13,16 @@
 //! [`policy::Grant`], [`evidence::Recording`]. Relaying takes all three.
 
 mod assemble;
+pub mod ca;
+pub mod cli;
+pub mod config;
 mod end;
 pub mod evidence;
 mod health;
 mod http;
 pub mod identity;
 pub mod inventory;
+pub mod keys;
 mod limits;
 mod pipe;
 pub mod policy;
