@@ -13,6 +13,7 @@
 //! [`policy::Grant`], [`evidence::Recording`]. Relaying takes all three.
 
 mod assemble;
+pub mod aws;
 pub mod ca;
 pub mod cli;
 pub mod config;

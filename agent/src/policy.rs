@@ -136,6 +136,10 @@ pub struct Request {
 
 /// The answer.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per decision, and moved once: a box would only make callers unpack it"
+)]
 pub enum Decision {
     /// Yes.
     Allow(Grant),

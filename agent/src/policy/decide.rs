@@ -65,7 +65,7 @@ impl Policies {
 
     pub(super) fn outcome(&self, facts: &Facts<'_>) -> Outcome {
         if facts.assurance == Assurance::None {
-            return Outcome::Denied(No::NoMfa);
+            return Outcome::Denied(No::Unproven);
         }
         let no = match self.ask(self.set_for(facts), facts) {
             Ok(Answer::Allow(policies)) => return Outcome::Allowed(policies),
@@ -112,7 +112,7 @@ impl Policies {
 
     fn denial(&self, facts: &Facts<'_>, no: No) -> Denial {
         match no {
-            No::NoMfa => no_mfa(),
+            No::Unproven => no_mfa(),
             No::Default => self.default_denial(facts),
             No::Forbidden(policies) => {
                 let reason = policies
@@ -175,7 +175,8 @@ pub(super) enum Answer {
 
 /// The kinds of no.
 pub(super) enum No {
-    NoMfa,
+    /// No evidence of MFA.
+    Unproven,
     Default,
     Forbidden(Vec<String>),
     /// Policies that failed to evaluate, and why.

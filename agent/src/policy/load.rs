@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -14,6 +13,7 @@ use cedar_policy::{
 use miette::Diagnostic;
 
 use super::condition::Parts;
+use crate::files::{self, FileError};
 
 /// A folder's policies, checked. Deciding with them is pure.
 pub struct Policies {
@@ -42,25 +42,12 @@ pub(super) struct Rule {
 /// Why policy files are not used.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// The folder or a file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Whoever may write there decides who gets in.
-    #[error("{} may be written by every user of this machine", .0.display())]
-    Writable(PathBuf),
+    /// The folder or a file cannot be read, or not be trusted.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// More than policies ever need.
-    #[error("{} is beyond the limit of {limit}", path.display())]
-    Limit {
-        /// File or folder.
-        path: PathBuf,
-        /// The limit, in words.
-        limit: &'static str,
-    },
+    #[error("{} holds more than 1,000 policy files or 8 MiB of them", .0.display())]
+    TooMany(PathBuf),
     /// What is wrong in the files; at most eight.
     #[error("{}", list(.0))]
     Invalid(Vec<Problem>),
@@ -89,12 +76,8 @@ impl PolicyError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Read { path, .. } => Some(format!(
-                "make {} readable for the agent's user",
-                path.display()
-            )),
-            Self::Writable(path) => Some(format!("chmod o-w {}", path.display())),
-            Self::Limit { .. } => Some("split it, or remove what is not a policy".to_owned()),
+            Self::File(error) => Some(error.hint()),
+            Self::TooMany(_) => Some("move away what is not in use".to_owned()),
             Self::Invalid(problems) => problems.iter().find_map(|problem| problem.hint.clone()),
         }
     }
@@ -212,66 +195,18 @@ impl Placed {
 }
 
 fn read_folder(folder: &Path) -> Result<Vec<(String, String)>, PolicyError> {
-    let read = |path: &Path| {
-        let path = path.to_owned();
-        move |source| PolicyError::Read { path, source }
-    };
-    refuse_writable(folder)?;
     let mut files = Vec::new();
     let mut total = 0;
-    for entry in std::fs::read_dir(folder).map_err(read(folder))? {
-        let path = entry.map_err(read(folder))?.path();
-        if path
-            .extension()
-            .is_none_or(|extension| extension != "cedar")
-        {
-            continue;
-        }
-        refuse_writable(&path)?;
-        let text = read_bounded(&path)?;
+    for path in files::list(folder, "cedar")? {
+        let text = files::read(&path, MAX_FILE)?;
         total += text.len();
         if files.len() == MAX_FILES || total > MAX_TOTAL {
-            return Err(PolicyError::Limit {
-                path: folder.to_owned(),
-                limit: "1,000 files and 8 MiB for a policy folder",
-            });
+            return Err(PolicyError::TooMany(folder.to_owned()));
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         files.push((shown(&name), text));
     }
     Ok(files)
-}
-
-fn read_bounded(path: &Path) -> Result<String, PolicyError> {
-    use std::io::Read as _;
-    let read = |source| PolicyError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .map_err(read)?
-        .take(MAX_FILE + 1)
-        .read_to_string(&mut text)
-        .map_err(read)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(PolicyError::Limit {
-            path: path.to_owned(),
-            limit: "1 MiB for a policy file",
-        });
-    }
-    Ok(text)
-}
-
-fn refuse_writable(path: &Path) -> Result<(), PolicyError> {
-    let metadata = std::fs::metadata(path).map_err(|source| PolicyError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    if metadata.permissions().mode() & 0o002 != 0 {
-        return Err(PolicyError::Writable(path.to_owned()));
-    }
-    Ok(())
 }
 
 /// Parses one file; every policy gets its `@id` as Cedar's id.

@@ -111,14 +111,17 @@ fn carried(ip: IpAddr) -> Vec<IpAddr> {
             let [f_high, f_low] = f.to_be_bytes();
             let [d_high, d_low] = d.to_be_bytes();
             let [h_high, _] = high.to_be_bytes();
-            found.push(v4(high, low));
             let places = [
+                v4(high, low),
                 Ipv4Addr::new(d_high, d_low, e_low, f_high),
                 Ipv4Addr::new(d_low, e_low, f_high, f_low),
                 Ipv4Addr::new(e_low, f_high, f_low, h_high),
             ];
             // What starts with a zero is padding of another form.
             found.extend(places.into_iter().filter(|ip| ip.octets()[0] != 0));
+            if found.is_empty() {
+                found.push(v4(high, low));
+            }
         }
         // 6to4, RFC 3056.
         [0x2002, high, low, ..] => found.push(v4(high, low)),
