@@ -17,3 +17,4 @@ pub mod identity;
 pub mod inventory;
 pub mod policy;
 pub mod session;
+pub mod ssh;
