@@ -1,4 +1,5 @@
-//! The lab's AWS: STS with real TOTP and SigV4 verification, IAM's MFA calls, EC2 and SSM look-ups, EC2 Instance Connect.
+//! The lab's AWS: STS with real TOTP and SigV4 verification, IAM's MFA calls, EC2 and SSM look-ups, EC2
+//! Instance Connect.
 //!
 //! One HTTPS endpoint serves all of them; the service is the one that the signature is scoped to, as clients with
 //! `endpoint_url` sign it. Nothing is accepted on a caller's word: every request's signature is rebuilt from its bytes,

@@ -371,3 +371,25 @@ fn the_mfa_key_is_absent_false_or_true_as_in_aws() {
     assert_eq!(opened(&mut lab, &with), ["true", "aged"]);
     assert_eq!(opened(&mut lab, &role), ["absent"]);
 }
+
+#[test]
+fn a_role_session_ends_with_its_role_even_if_one_of_that_name_comes_back() {
+    let mut lab = Lab::new();
+    let (alice, operator) = (
+        lab.user("alice"),
+        format!("arn:aws:iam::{ACCOUNT}:role/operator"),
+    );
+    let session = lab.assume(&alice, &operator, &[]).expect("assumed");
+    let who = [("Action", "GetCallerIdentity")];
+    assert_eq!(lab.query(&session, Service::Sts, &who).status, 200);
+    let trust = attestation_trust();
+    lab.state.account.remove_role("operator");
+    let gone = lab.query(&session, Service::Sts, &who);
+    assert_eq!(code_of(&gone), "InvalidClientTokenId");
+    lab.state
+        .account
+        .put_role(Role::new("operator", trust), lab.now)
+        .expect("a role");
+    let other = lab.query(&session, Service::Sts, &who);
+    assert_eq!(code_of(&other), "InvalidClientTokenId");
+}
