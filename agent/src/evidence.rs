@@ -116,6 +116,16 @@ impl Evidence {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap().clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fail(&self) {
+        self.failure.send_replace(Some("test".into()));
+    }
+
     /// Whether a new session may start: the store works and space is above the floor.
     pub fn admit(&self) -> Result<(), EvidenceError> {
         Ok(())

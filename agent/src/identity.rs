@@ -1,7 +1,33 @@
 //! Who is asking: the only place where a principal becomes verified.
+//!
+//! ```text
+//! enroll ── proof (pure) ── sts ── answer (pure) ── caller (pure) ── ca    a certificate
+//!    └───── attestation: is the oracle itself sound?   approvals: step-up   an approval
+//! tls::PeerTrust ── a certificate, checked now ──▶ VerifiedPrincipal
+//! ```
 
 use postern_proto::audit::event::Actor;
 use postern_proto::names::{Assurance, Principal};
+
+mod answer;
+mod approvals;
+pub mod attestation;
+mod caller;
+mod deny;
+mod enroll;
+mod lines;
+mod proof;
+mod refusal;
+mod region;
+mod sts;
+mod trust_policy;
+
+pub use approvals::{Approval, ApprovalFault, Approvals};
+pub use deny::{DenyFault, DenyHook, DenyList};
+pub use enroll::{EnrollEnd, Enroller, EnrollerParts};
+pub use refusal::Refusal;
+pub use region::region_suffix;
+pub use sts::{StsClient, StsFault};
 
 /// Somebody whose client certificate this agent (or one it trusts) issued and checked just now.
 #[derive(Debug, Clone)]
