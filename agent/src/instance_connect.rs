@@ -150,7 +150,7 @@ where
         aws::clean(
             fault
                 .message()
-                .or(fault.code())
+                .or_else(|| fault.code())
                 .unwrap_or("no reason given"),
         )
     };

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::{Builder, Region};
-use aws_sdk_ec2::types::{Filter, Instance, PlatformValues, Reservation};
+use aws_sdk_ec2::types::{Filter, Instance, Reservation};
 
 use postern_proto::names::TargetId;
 
@@ -77,7 +77,7 @@ impl Ec2 {
         let id: TargetId = instance.instance_id()?.parse().ok()?;
         let address = instance
             .private_ip_address()
-            .or(instance.ipv6_address())?
+            .or_else(|| instance.ipv6_address())?
             .parse::<IpAddr>()
             .ok()?;
         let tags: BTreeMap<_, _> = instance
@@ -94,8 +94,11 @@ impl Ec2 {
             region: Some(self.region.clone()),
             vpc: instance.vpc_id().map(clean),
             zone: placement.and_then(|p| p.availability_zone()).map(clean),
+            // EC2 says `windows` where the SDK's model has `Windows`.
             platform: match instance.platform() {
-                Some(PlatformValues::Windows) => "windows".to_owned(),
+                Some(platform) if platform.as_str().eq_ignore_ascii_case("windows") => {
+                    "windows".to_owned()
+                }
                 _ => "linux".to_owned(),
             },
             address: address.to_string(),

@@ -112,10 +112,10 @@ fn carried(ip: IpAddr) -> Vec<IpAddr> {
             let [d_high, d_low] = d.to_be_bytes();
             let [h_high, _] = high.to_be_bytes();
             let places = [
-                v4(high, low),
                 Ipv4Addr::new(d_high, d_low, e_low, f_high),
                 Ipv4Addr::new(d_low, e_low, f_high, f_low),
                 Ipv4Addr::new(e_low, f_high, f_low, h_high),
+                v4(high, low),
             ];
             // What starts with a zero is padding of another form.
             found.extend(places.into_iter().filter(|ip| ip.octets()[0] != 0));
