@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use crate::cli::GlobalArgs;
 use crate::config::{AgentProfile, ConfigError, Environment, KeyringChoice, Settings};
 use crate::error::Error;
-use crate::identity::Memory;
+use crate::identity::{Memory, terminal};
 use crate::output::Printer;
 
 /// Passed to every command.
@@ -33,6 +33,8 @@ pub struct Context {
     pub auditor_identity: Option<PathBuf>,
     /// A code that was given in the environment.
     pub mfa_code: Option<SecretString>,
+    /// Whether somebody can be asked: there is a terminal, with us in its foreground.
+    pub may_ask: bool,
     /// The variables of the process: the AWS configuration is read from them when it is needed.
     pub environment: Environment,
     /// What this process knows already, so that it asks for nothing twice.
@@ -63,6 +65,7 @@ impl Context {
             audit_store: settings.audit_store,
             auditor_identity: settings.auditor_identity,
             mfa_code: settings.mfa_code,
+            may_ask: terminal::available(),
             environment,
             memory: Memory::default(),
         }

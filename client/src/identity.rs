@@ -151,14 +151,13 @@ pub async fn certified_anew(
     renew(context, &store, agent).await
 }
 
-/// Answers a step-up denial: asks for a code and has the agent approve that one `Open`. Returns
-/// when the approval lapses, in seconds since 1970.
+/// Answers a step-up denial: asks for a code and has the agent approve that one `Open`.
 pub async fn step_up(
     context: &Context,
     agent: &AgentProfile,
     certificate: &ClientCertificate,
     denied: &Denied,
-) -> Result<i64, IdentityError> {
+) -> Result<(), IdentityError> {
     let incomplete = || IdentityError::StepUpIncomplete(agent.id.clone());
     let session = denied.session.ok_or_else(incomplete)?;
     let mut open_hash = [0; 32];
@@ -202,7 +201,13 @@ pub async fn step_up(
             open_hash,
         }),
     };
-    Ok(enrolment.approve().await?)
+    let until = enrolment.approve().await?;
+    let lapses = crate::output::moment(until);
+    context.printer.detail(format!(
+        "agent `{}` approved this one session until {lapses}",
+        agent.id
+    ));
+    Ok(())
 }
 
 /// Enrols with the user session; a session that AWS or the agent no longer takes is replaced by
@@ -292,3 +297,8 @@ fn pin(agent: &AgentProfile) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &agent.ca);
     hex::encode(digest)
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

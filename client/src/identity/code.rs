@@ -84,7 +84,7 @@ pub(crate) async fn fresh(
     {
         return MfaCode::parse(code.expose_secret()).ok_or(CodeError::Digits(variable::MFA_CODE));
     }
-    if profile.mfa_process.is_none() && !terminal::available() {
+    if profile.mfa_process.is_none() && !context.may_ask {
         return Err(TerminalError::None.into());
     }
     wait_for_next(context, last_used).await;

@@ -186,10 +186,10 @@ pub(crate) async fn create(
     let mut refused = KeyringError::Nothing;
     for ring in rings {
         if *ring == Ring::File {
-            if !terminal::available() {
+            if !context.may_ask {
                 return Err(KeyringError::Nothing);
             }
-            let key = under_passphrase(entry, key).await?;
+            let key = under_passphrase(context, entry, key).await?;
             context.memory.keep(entry, Some(&key));
             return Ok((*ring, key));
         }
@@ -250,7 +250,7 @@ pub(crate) async fn fetch(
     let key = match ring {
         Ring::SecretService => blocking(ring, move || desktop::read(&name)).await?,
         Ring::Kernel => blocking(ring, move || kernel_read(&name)).await?,
-        Ring::File => read_passphrase(entry).await?,
+        Ring::File => read_passphrase(context, entry).await?,
     };
     if let Some(key) = &key {
         context.memory.keep(entry, Some(key));
@@ -309,8 +309,12 @@ async fn store(
     .await
 }
 
-async fn under_passphrase(entry: &Entry, key: WrappingKey) -> Result<WrappingKey, KeyringError> {
-    if let Some(known) = read_passphrase(entry).await? {
+async fn under_passphrase(
+    context: &Context,
+    entry: &Entry,
+    key: WrappingKey,
+) -> Result<WrappingKey, KeyringError> {
+    if let Some(known) = read_passphrase(context, entry).await? {
         return Ok(known);
     }
     let first = terminal::ask_hidden("New passphrase for the kept session: ").await?;
@@ -327,11 +331,14 @@ async fn under_passphrase(entry: &Entry, key: WrappingKey) -> Result<WrappingKey
     Ok(key)
 }
 
-async fn read_passphrase(entry: &Entry) -> Result<Option<WrappingKey>, KeyringError> {
+async fn read_passphrase(
+    context: &Context,
+    entry: &Entry,
+) -> Result<Option<WrappingKey>, KeyringError> {
     if !entry.file.exists() {
         return Ok(None);
     }
-    if !terminal::available() {
+    if !context.may_ask {
         return Err(TerminalError::None.into());
     }
     let answer = terminal::ask_hidden("Passphrase of the kept session: ").await?;
@@ -351,6 +358,12 @@ async fn blocking<T: Send + 'static>(
             cause: "it did not answer in time".to_owned(),
         })?
         .map_err(|error| KeyringError::Broken(error.to_string()))?
+}
+
+/// Removes a test's key from the kernel.
+#[cfg(test)]
+pub(crate) fn forget_for_test(entry: &Entry) {
+    let _ = kernel_delete(&entry.name);
 }
 
 #[cfg(target_os = "linux")]

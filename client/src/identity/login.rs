@@ -13,7 +13,7 @@ use super::secret::Secret;
 use super::sign::ClientKey;
 use super::store::{Kept, RoleSession, Store};
 use super::sts::{Sts, StsError, now};
-use super::{IdentityError, code, terminal};
+use super::{IdentityError, code};
 
 /// GetSessionToken's own bounds.
 const SHORTEST: Duration = Duration::from_secs(15 * 60);
@@ -96,7 +96,7 @@ pub(crate) async fn session(
 
 /// A login in the middle of another command: only for somebody at a terminal.
 pub(crate) async fn again(context: &Context, store: &Store<'_>) -> Result<Kept, IdentityError> {
-    if !terminal::available() {
+    if !context.may_ask {
         return Err(IdentityError::LoginNeeded(context.profile.clone()));
     }
     context.printer.note(format!(

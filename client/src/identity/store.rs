@@ -320,6 +320,12 @@ impl<'a> Store<'a> {
         }
     }
 
+    /// What a test leaves in the kernel's keyring.
+    #[cfg(test)]
+    pub(crate) fn forget_for_test(&self) {
+        keyring::forget_for_test(&self.entry);
+    }
+
     fn make_folder(&self) -> Result<(), StoreError> {
         let folder = self.file.parent().unwrap_or(&self.file);
         std::fs::DirBuilder::new()
