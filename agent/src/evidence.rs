@@ -116,6 +116,10 @@ impl Evidence {
         })
     }
 
+    pub fn reader(&self) -> FolderStore {
+        FolderStore
+    }
+
     #[cfg(test)]
     pub(crate) fn events(&self) -> Vec<Event> {
         self.events.lock().unwrap().clone()
@@ -182,5 +186,18 @@ impl Recording {
             sha256: String::new(),
             complete: true,
         })
+    }
+}
+
+pub struct FolderStore;
+impl FolderStore {
+    pub fn file(
+        &self,
+        _: postern_proto::audit::layout::StorePath,
+    ) -> std::io::Result<Option<std::fs::File>> {
+        Ok(None)
+    }
+    pub fn recordings(&self) -> std::io::Result<Vec<postern_proto::recording::RecordingName>> {
+        Ok(vec![])
     }
 }
