@@ -33,6 +33,7 @@ mod server;
 pub mod session;
 mod shell;
 mod socket;
+pub mod ssh;
 mod strangers;
 pub mod target;
 #[cfg(test)]

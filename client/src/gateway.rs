@@ -1,18 +1,17 @@
 //! One agent, ready to be asked: certificate, dialling, and what may be done about a denial.
 //!
 //! A refused certificate is renewed once; a policy that wants a fresh code is answered once; every
-//! other no is final. Each opened pipe comes with the agent's evidence, which [`Gateway::check`]
-//! must accept.
+//! other no is final. A pipe is handed out only when the evidence that came with it was accepted.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use postern_proto::gateway::message::{
-    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, Witness, join_proof,
-    open_hash,
+    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, join_proof, open_hash,
 };
+use postern_proto::audit::note::Checkpoint;
 use postern_proto::names::{SessionId, TargetName};
 use thiserror::Error;
 
@@ -22,7 +21,7 @@ use crate::error::{Error as UserError, Kind};
 use crate::identity::{self, ClientCertificate, IdentityError};
 use crate::pipe::{self, Answer, PipeError, Wire};
 use crate::transport::{Connection, Dialer, TransportError};
-use crate::witness::{self, WitnessError};
+use crate::witness::{Memory, WitnessError};
 
 /// Where certificates and fresh codes come from.
 pub trait Identity: Send + Sync {
@@ -108,10 +107,12 @@ pub struct Membership {
 
 /// A pipe that runs.
 pub struct Opened {
-    /// The agent's yes. Its evidence is not checked yet.
+    /// The agent's yes. Its evidence was accepted.
     pub granted: Granted,
     /// The pipe.
     pub wire: Wire<Connection>,
+    /// What the evidence in the `Close` is proven against.
+    pub seen: Checkpoint,
 }
 
 impl Opened {
@@ -133,7 +134,7 @@ struct Access {
 pub struct Gateway {
     agent: AgentProfile,
     identity: Arc<dyn Identity>,
-    state: PathBuf,
+    memory: Memory,
     access: Mutex<Arc<Access>>,
     // Renewals and fresh codes: one at a time, so that nobody is asked twice at once.
     asking: tokio::sync::Semaphore,
@@ -144,23 +145,23 @@ impl Gateway {
     /// kept.
     pub async fn of(context: &Context) -> Result<Arc<Self>, UserError> {
         let agent = context.agent()?;
-        let state = context.state.clone();
-        Ok(Self::new(agent.clone(), Arc::new(context.clone()), state).await?)
+        Ok(Self::new(agent.clone(), Arc::new(context.clone()), &context.state).await?)
     }
 
     /// Gets a certificate from `identity`; newest checkpoints are kept below `state`.
     pub async fn new(
         agent: AgentProfile,
         identity: Arc<dyn Identity>,
-        state: PathBuf,
+        state: &Path,
     ) -> Result<Arc<Self>, GatewayError> {
+        let memory = Memory::new(state, &agent)?;
         let certificate = identity.certified(&agent, None).await?;
         let dialer = Dialer::new(&agent, &certificate)?;
         let access = Mutex::new(Arc::new(Access { certificate, dialer }));
         Ok(Arc::new(Self {
             agent,
             identity,
-            state,
+            memory,
             access,
             asking: tokio::sync::Semaphore::new(1),
         }))
@@ -197,18 +198,12 @@ impl Gateway {
         self.current().dialer.http().await
     }
 
-    /// Accepts the agent's evidence: signed by the pinned key, holding the event, and continuing
-    /// what this client saw before. What it accepts becomes the newest it saw.
-    pub async fn check(&self, evidence: &Witness) -> Result<(), GatewayError> {
-        Ok(witness::check(self, &self.state, evidence).await?)
-    }
-
-    /// [`Gateway::check`] for the evidence in a `Close`, where there is one.
-    pub async fn check_close(&self, close: &Close) -> Result<(), GatewayError> {
-        match &close.evidence {
-            Some(evidence) => self.check(evidence).await,
-            None => Ok(()),
+    /// Accepts the evidence in the `Close` of a pipe that was granted with `seen`.
+    pub fn check_close(&self, close: &Close, seen: &Checkpoint) -> Result<(), GatewayError> {
+        if let Some(evidence) = &close.evidence {
+            self.memory.accept(evidence, Some(seen))?;
         }
+        Ok(())
     }
 
     async fn open_pipe(
@@ -229,6 +224,8 @@ impl Gateway {
         let (mut renewed, mut fresh) = (false, false);
         loop {
             let access = self.current();
+            let known = self.memory.newest()?;
+            open.known_size = known.as_ref().map(|known| known.size);
             let was_spare = spare.is_some();
             let connection = match spare.take() {
                 Some(connection) => Ok(connection),
@@ -239,7 +236,12 @@ impl Gateway {
                 Err(error) => Err(error.into()),
             };
             match answer {
-                Ok(Answer::Granted(granted, wire)) => return self.accept(*granted, wire, request, session),
+                Ok(Answer::Granted(granted, wire)) => {
+                    if session.is_some_and(|session| session.session != granted.session) {
+                        return Err(self.contradiction("the pipe is of another session"));
+                    }
+                    return self.accept(*granted, wire, known.as_ref(), request);
+                }
                 Ok(Answer::Denied(denied)) => match denied.code {
                     DenyCode::Certificate if !renewed => {
                         renewed = true;
@@ -271,10 +273,10 @@ impl Gateway {
         early: &Bytes,
     ) -> Result<Answer<Connection>, GatewayError> {
         open.join = match session {
-            Some(session) => Some(session.prove(&connection).ok_or(GatewayError::Contradiction {
-                agent: self.agent.id.to_string(),
-                what: "the session's secret is not 32 bytes",
-            })?),
+            Some(session) => {
+                let proof = session.prove(&connection);
+                Some(proof.ok_or_else(|| self.contradiction("the session's secret is not 32 bytes"))?)
+            }
             None => None,
         };
         pipe::open(connection, open, early).await.map_err(|error| match error {
@@ -290,29 +292,27 @@ impl Gateway {
         &self,
         granted: Granted,
         wire: Wire<Connection>,
+        known: Option<&Checkpoint>,
         request: &Request,
-        session: Option<&Membership>,
     ) -> Result<Opened, GatewayError> {
-        let contradiction = |what| GatewayError::Contradiction {
+        if matches!(request.kind, OpenKind::Ssh { .. }) && granted.ssh_host_ca.is_none() {
+            return Err(self.contradiction("an SSH session without a host CA"));
+        }
+        let seen = self.memory.accept(&granted.evidence, known)?;
+        Ok(Opened { granted, wire, seen })
+    }
+
+    fn contradiction(&self, what: &'static str) -> GatewayError {
+        GatewayError::Contradiction {
             agent: self.agent.id.to_string(),
             what,
-        };
-        if session.is_some_and(|session| session.session != granted.session) {
-            return Err(contradiction("the pipe is of another session"));
         }
-        if matches!(request.kind, OpenKind::Ssh { .. }) && granted.ssh_host_ca.is_none() {
-            return Err(contradiction("an SSH session without a host CA"));
-        }
-        Ok(Opened { granted, wire })
     }
 
     async fn step_up(&self, access: &Access, denied: &Denied, open: &mut Open) -> Result<(), GatewayError> {
         // The approval must be for what we asked, not for what somebody would like approved.
         if denied.open_hash.as_deref() != Some(hex::encode(open_hash(open)).as_str()) {
-            return Err(GatewayError::Contradiction {
-                agent: self.agent.id.to_string(),
-                what: "it wants a fresh code for another request",
-            });
+            return Err(self.contradiction("it wants a fresh code for another request"));
         }
         let _turn = self.asking.acquire().await;
         self.identity.step_up(&self.agent, &access.certificate, denied).await?;

@@ -10,20 +10,28 @@ use tokio::task::JoinSet;
 /// Requests to the agent at the same time; more are refused.
 const AT_ONCE: usize = 8;
 
-/// Lends the agent that `SSH_AUTH_SOCK` names, for as long as it lives.
-#[derive(Default)]
+/// Lends the agent behind a socket, for as long as it lives.
 pub(super) struct Lender {
+    socket: PathBuf,
     relays: JoinSet<()>,
 }
 
 impl Lender {
+    /// Lends the agent behind `socket` (`SSH_AUTH_SOCK`).
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            relays: JoinSet::new(),
+        }
+    }
+
     /// Connects one channel with the agent, or refuses it.
     pub(super) async fn lend(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle) {
         while self.relays.try_join_next().is_some() {}
-        let socket = std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from);
-        let agent = match socket {
-            Some(path) if self.relays.len() < AT_ONCE => UnixStream::connect(path).await.ok(),
-            _ => None,
+        let agent = if self.relays.len() < AT_ONCE {
+            UnixStream::connect(&self.socket).await.ok()
+        } else {
+            None
         };
         let Some(mut agent) = agent else {
             reply.reject(ChannelOpenFailure::ConnectFailed).await;

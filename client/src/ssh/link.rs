@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use postern_proto::audit::note::Checkpoint;
 use postern_proto::gateway::EARLY_DATA;
 use postern_proto::gateway::message::{CloseReason, Granted, OpenKind};
 use postern_proto::names::LoginUser;
@@ -17,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::SshError;
 use super::host_key::{CERTIFICATES, Trust};
-use crate::gateway::{Gateway, GatewayError, Membership, Opened, Request};
+use crate::gateway::{Gateway, Membership, Opened, Request};
 use crate::pipe::{self, Outcome, PipeError};
 
 /// What russh may write before the pipe takes it: above the sum of the windows that the agent
@@ -59,15 +60,14 @@ pub struct Link {
     granted: Granted,
     membership: Membership,
     driver: AbortOnDropHandle<Result<Outcome, PipeError>>,
-    witness: Option<AbortOnDropHandle<Result<(), GatewayError>>>,
-    inbound: mpsc::Receiver<Inbound>,
+    seen: Checkpoint,
+    inbound: Option<mpsc::Receiver<Inbound>>,
     refusal: Arc<Mutex<Option<String>>>,
 }
 
 impl Link {
     /// Opens a session, or a further pipe of one, and speaks SSH on it up to the authenticated
-    /// connection. Our identification travels with the request; the agent's evidence is checked
-    /// meanwhile (see [`Link::witnessed`]).
+    /// connection. Our identification travels with the request.
     pub async fn open(
         gateway: &Arc<Gateway>,
         request: &Request,
@@ -93,16 +93,11 @@ impl Link {
             Some(session) => gateway.join(request, session, &early, None).await?,
         };
         let membership = opened.membership();
-        let Opened { granted, mut wire } = opened;
+        let Opened { granted, mut wire, seen } = opened;
         trust.send_replace(Some(Trust {
             ca: granted.ssh_host_ca.clone().unwrap_or_default(),
             agent: gateway.agent().id.to_string(),
         }));
-        let witness = {
-            let (gateway, evidence) = (Arc::clone(gateway), granted.evidence.clone());
-            tokio::spawn(async move { gateway.check(&evidence).await })
-        };
-        let witness = Some(AbortOnDropHandle::new(witness));
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             let outcome = pipe::relay(&mut wire, &mut far).await;
             if outcome.is_ok() {
@@ -118,8 +113,8 @@ impl Link {
                     granted,
                     membership,
                     driver,
-                    witness,
-                    inbound,
+                    seen,
+                    inbound: Some(inbound),
                     refusal,
                 });
             }
@@ -141,18 +136,6 @@ impl Link {
     /// What further pipes of this session need.
     pub fn membership(&self) -> &Membership {
         &self.membership
-    }
-
-    /// Waits until the agent's evidence for the grant is accepted. Nothing is asked of the target
-    /// before.
-    pub async fn witnessed(&mut self) -> Result<(), SshError> {
-        match self.witness.take() {
-            None => Ok(()),
-            Some(check) => match check.await {
-                Ok(result) => Ok(result?),
-                Err(_) => Err(SshError::Protocol("the check of the evidence was abandoned".to_owned())),
-            },
-        }
     }
 
     /// A session channel.
@@ -179,9 +162,9 @@ impl Link {
         }
     }
 
-    /// The next channel that the agent opens; `None` when the connection is over.
-    pub(super) async fn inbound(&mut self) -> Option<Inbound> {
-        self.inbound.recv().await
+    /// The channels that the agent opens; `None` when they are taken already.
+    pub(super) fn inbound(&mut self) -> Option<mpsc::Receiver<Inbound>> {
+        self.inbound.take()
     }
 
     /// Whether the pipe below has ended.
@@ -191,7 +174,7 @@ impl Link {
 
     /// Ends SSH and the pipe, and checks the evidence that the agent closes with. Bounded.
     pub async fn close(self) -> Result<(), SshError> {
-        let Self { gateway, handle, driver, .. } = self;
+        let Self { gateway, handle, driver, seen, .. } = self;
         // Best effort: a connection that is gone needs no farewell.
         let _gone = handle.disconnect(Disconnect::ByApplication, "", "").await;
         drop(handle);
@@ -200,7 +183,7 @@ impl Link {
             // The agent took too long to say goodbye: what there was to know is known.
             _ => return Ok(()),
         };
-        gateway.check_close(&outcome.close).await?;
+        gateway.check_close(&outcome.close, &seen)?;
         match pipe::ending(&outcome.close) {
             Some(sentence) => Err(SshError::Ended(sentence)),
             None => Ok(()),
@@ -208,7 +191,7 @@ impl Link {
     }
 
     /// Why the connection broke; `otherwise` when the pipe does not know either.
-    pub(super) async fn why(self, otherwise: SshError) -> SshError {
+    pub(crate) async fn why(self, otherwise: SshError) -> SshError {
         drop(self.handle);
         why(self.driver, otherwise).await
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
+use std::path::PathBuf;
 
 use bytes::BytesMut;
 use russh::client::Msg;
@@ -28,8 +29,8 @@ pub struct Job {
     pub terminal: Option<TerminalRequest>,
     /// Variables that are offered to the target; it may ignore them.
     pub environment: Vec<(String, String)>,
-    /// Whether the local SSH agent is lent.
-    pub lend_agent: bool,
+    /// The socket of the local SSH agent, when it is lent.
+    pub lend_agent: Option<PathBuf>,
 }
 
 /// The terminal that a job gets.
@@ -106,19 +107,17 @@ where
     E: AsyncWrite + Unpin,
 {
     let channel = link.session().await?;
-    // Before anything is asked of the target.
-    link.witnessed().await?;
     let (reader, writer) = channel.split();
     let expected = start(&writer, &job).await.map_err(protocol)?;
     let Streams { input, output, error, typed } = streams;
     let (help, helped) = mpsc::channel(1);
     let listen = listen(reader, expected, output, error, helped);
-    let lender = job.lend_agent.then(Lender::default);
+    let lender = job.lend_agent.map(Lender::new);
     tokio::select! {
         ended = listen => ended,
         left = feed(input, &writer, typed, help) => left,
         left = obey(control, &writer) => left,
-        never = lend(link, lender) => never,
+        never = lend(link.inbound(), lender) => never,
     }
 }
 
@@ -136,7 +135,7 @@ async fn start(writer: &ChannelWriteHalf<Msg>, job: &Job) -> Result<VecDeque<Ask
     for (name, value) in &job.environment {
         writer.set_env(false, name, value).await?;
     }
-    if job.lend_agent {
+    if job.lend_agent.is_some() {
         writer.agent_forward(true).await?;
         asked.push_back(Asked::Agent);
     }
@@ -277,11 +276,13 @@ async fn obey(
 }
 
 /// Serves what the agent opens towards us; never returns.
-async fn lend(link: &mut Link, mut lender: Option<Lender>) -> Result<Status, SshError> {
-    while let Some(offer) = link.inbound().await {
-        // Dropping an offer refuses it.
-        if let (Inbound::Agent(channel, reply), Some(lender)) = (offer, &mut lender) {
-            lender.lend(channel, reply).await;
+async fn lend(offers: Option<mpsc::Receiver<Inbound>>, lender: Option<Lender>) -> Result<Status, SshError> {
+    if let (Some(mut offers), Some(mut lender)) = (offers, lender) {
+        while let Some(offer) = offers.recv().await {
+            // Dropping an offer refuses it.
+            if let Inbound::Agent(channel, reply) = offer {
+                lender.lend(channel, reply).await;
+            }
         }
     }
     pending().await

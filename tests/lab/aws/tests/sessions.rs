@@ -70,6 +70,13 @@ fn the_attestation_role_opens_to_an_mfa_session_and_to_nothing_else() {
         denied(lab.assume(&role, ATTEST, &[])),
         "a role session has no MFA"
     );
+    let event = lab.last_event();
+    assert_eq!(
+        event["userIdentity"]["sessionContext"]["attributes"]["mfaAuthenticated"],
+        "false"
+    );
+    let again = lab.query(&role, Service::Sts, &[("Action", "GetSessionToken")]);
+    assert_eq!(code_of(&again), "AccessDenied", "nor can it get any");
 
     let mallory = lab.mfa_session("mallory");
     assert!(
@@ -319,4 +326,48 @@ fn only_the_callers_session_bounds_a_role_that_is_trusted_by_name() {
         denied(lab.assume(&bound, &next, &[])),
         "the session policy does not allow it"
     );
+}
+
+#[test]
+fn the_mfa_key_is_absent_false_or_true_as_in_aws() {
+    let mut lab = Lab::new();
+    let account_root = json!({"AWS": format!("arn:aws:iam::{ACCOUNT}:root")});
+    let conditions = [
+        (
+            "absent",
+            json!({"Null": {"aws:MultiFactorAuthPresent": "true"}}),
+        ),
+        (
+            "false",
+            json!({"Bool": {"aws:MultiFactorAuthPresent": "false"}}),
+        ),
+        (
+            "true",
+            json!({"Bool": {"aws:MultiFactorAuthPresent": "true"}}),
+        ),
+        ("aged", json!({"Null": {"aws:MultiFactorAuthAge": "false"}})),
+    ];
+    for (name, condition) in conditions {
+        let trust = document(json!({"Effect": "Allow", "Action": "sts:AssumeRole",
+            "Principal": account_root, "Condition": condition}));
+        let role = Role::new(name, trust);
+        lab.state.account.put_role(role, lab.now).expect("a role");
+    }
+    let long_term = lab.user("alice");
+    let without = lab.session("alice", None).expect("a session");
+    let with = lab.mfa_session("alice");
+    let operator = format!("arn:aws:iam::{ACCOUNT}:role/operator");
+    let role = lab.assume(&with, &operator, &[]).expect("assumed");
+    let opened = |lab: &mut Lab, keys: &Keys| {
+        let names = ["absent", "false", "true", "aged"];
+        let role = |name: &&str| format!("arn:aws:iam::{ACCOUNT}:role/{name}");
+        names
+            .into_iter()
+            .filter(|name| lab.assume(keys, &role(name), &[]).is_ok())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(opened(&mut lab, &long_term), ["absent"]);
+    assert_eq!(opened(&mut lab, &without), ["false"]);
+    assert_eq!(opened(&mut lab, &with), ["true", "aged"]);
+    assert_eq!(opened(&mut lab, &role), ["absent"]);
 }
