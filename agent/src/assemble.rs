@@ -25,7 +25,7 @@ use crate::identity::VerifiedPrincipal;
 use crate::inventory::Target;
 use crate::limits::Limits;
 use crate::pipe::Patience;
-use crate::policy::{Decision, Request};
+use crate::policy::{Decision, Explanation, Request};
 use crate::session::{Registry, Session, StepUps};
 use crate::socket::Socket;
 use crate::strangers::Strangers;
@@ -46,6 +46,14 @@ pub(crate) struct Rules {
     pub(crate) target: Ask<TargetId, Option<Arc<Target>>>,
     /// Whether sshd listens there, on any target of the inventory.
     pub(crate) is_ssh_port: Arc<dyn Fn(u16) -> bool + Send + Sync>,
+    /// Targets that all filters leave, sorted by name.
+    pub(crate) list: Ask<[String], Vec<Arc<Target>>>,
+    /// Why the inventory may be old.
+    pub(crate) inventory_trouble: Arc<dyn Fn() -> Option<Arc<str>> + Send + Sync>,
+    /// Policy's answer with its reasons.
+    pub(crate) explain: Ask<Request, Explanation>,
+    /// Login users that policies name and allow.
+    pub(crate) login_users: Ask<Request, Vec<String>>,
     /// Counts up when policy or inventory changed.
     pub(crate) changes: watch::Receiver<u64>,
 }
@@ -66,7 +74,10 @@ pub(crate) struct NotVerified {
 /// A name is not one target.
 #[derive(Debug, Clone)]
 pub(crate) enum NotFound {
-    Unknown,
+    Unknown {
+        /// What to do about it.
+        hint: String,
+    },
     /// `id name address` of each.
     Ambiguous(Vec<String>),
 }
@@ -133,12 +144,17 @@ pub(crate) type SshLogin = Arc<
     dyn Fn(TcpStream, Login) -> BoxFuture<'static, Result<SshTarget, NotReached>> + Send + Sync,
 >;
 
+/// Tells what a part suffers from, without a name of a principal or target.
+pub(crate) type Trouble = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// The questions that take time.
 #[derive(Clone)]
 pub(crate) struct Doors {
     pub(crate) dial: Dial,
     pub(crate) ssh: SshLogin,
     pub(crate) approval: TakeApproval,
+    /// What the other parts suffer from.
+    pub(crate) troubles: Vec<Trouble>,
     /// The agent's SSH host CA, an OpenSSH public key line.
     pub(crate) ssh_host_ca: Option<String>,
 }
@@ -198,6 +214,19 @@ impl Core {
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
         })
+    }
+
+    /// Why no session may start now, or enrolment is closed: for `/readyz`.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let mut troubles = Vec::new();
+        if self.drain.is_cancelled() {
+            troubles.push("shutting down".to_owned());
+        }
+        if let Err(error) = self.evidence.admit() {
+            troubles.push(format!("evidence: {error}"));
+        }
+        troubles.extend(self.doors.troubles.iter().filter_map(|trouble| trouble()));
+        troubles
     }
 
     /// How long `session` may be without a pipe.

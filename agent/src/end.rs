@@ -28,7 +28,12 @@ pub(crate) enum Refusal {
     /// A limit is reached.
     Limit(LimitReached),
     /// The inventory does not know it.
-    UnknownTarget(TargetName),
+    UnknownTarget {
+        /// What was asked for.
+        name: TargetName,
+        /// What to do about it.
+        hint: String,
+    },
     /// Several targets have that name.
     Ambiguous {
         /// What was asked for.
@@ -66,7 +71,7 @@ impl Refusal {
             Self::Draining => DenyCode::Draining,
             Self::Evidence(_) => DenyCode::Evidence,
             Self::Limit(_) => DenyCode::Limit,
-            Self::UnknownTarget(_) => DenyCode::UnknownTarget,
+            Self::UnknownTarget { .. } => DenyCode::UnknownTarget,
             Self::Ambiguous { .. } => DenyCode::Ambiguous,
             Self::Policy(_) | Self::SshPort(_) | Self::Join(_) => DenyCode::Policy,
             Self::StepUp { .. } => DenyCode::StepUp,
@@ -132,7 +137,7 @@ impl Refusal {
             }
             Self::Evidence(_) => "the agent cannot write evidence, so nothing opens".to_owned(),
             Self::Limit(limit) => limit.to_string(),
-            Self::UnknownTarget(name) => format!("no target is called `{}`", shown(name)),
+            Self::UnknownTarget { name, .. } => format!("no target is called `{}`", shown(name)),
             Self::Ambiguous { name, candidates } => {
                 format!("{} targets match `{}`", candidates.len(), shown(name))
             }
@@ -159,7 +164,7 @@ impl Refusal {
                 Some("tell the operator of the agent, with the session id".to_owned())
             }
             Self::Limit(_) => Some("close sessions that you no longer need".to_owned()),
-            Self::UnknownTarget(_) => Some("postern ls shows what there is".to_owned()),
+            Self::UnknownTarget { hint, .. } => Some(hint.clone()),
             Self::Ambiguous { .. } => Some("use the target's id".to_owned()),
             Self::Policy(denial) => denial.hint.clone(),
             Self::SshPort(_) => Some("postern connect, or ssh through postern proxy".to_owned()),

@@ -14,10 +14,12 @@ use postern_proto::gateway::message::{
     OpenKind,
 };
 use postern_proto::names::{Assurance, Principal};
-use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
+use rcgen::KeyPair;
+use rcgen::PublicKeyData as _;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore};
+use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -29,15 +31,19 @@ use tokio_util::sync::CancellationToken;
 use crate::assemble::{
     Core, Dialled, Doors, Fresh, Lifetimes, NotFound, NotReached, NotVerified, Rules, SshTarget,
 };
+use crate::ca::ClientSubject;
+use crate::ca::client::ClientCa;
+use crate::ca::x509::{Authority, Purpose};
+use crate::config::Config;
 use crate::evidence::Evidence;
 use crate::http::Api;
-use crate::identity::VerifiedPrincipal;
+use crate::identity::{DenyHook, VerifiedPrincipal};
 use crate::inventory::{Target, TargetLogin};
 use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
-use crate::policy::{Decision, Denial, Grant, Request};
+use crate::policy::{Decision, Denial, Explanation, Grant, Request, Verdict};
 use crate::server::Server;
-use crate::tls::{Protocol, TlsSettings};
+use crate::tls::{PeerTrust, TlsSettings};
 
 /// How long a test waits for what must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -84,6 +90,8 @@ pub(crate) struct Agent {
     /// Where targets live: what the dialler connects to.
     pub(crate) target: Arc<Mutex<SocketAddr>>,
     pub(crate) approvals: Arc<Mutex<Vec<[u8; 32]>>>,
+    /// Key of a principal whose certificates count no more.
+    pub(crate) barred: Arc<Mutex<Option<String>>>,
     changes: watch::Sender<u64>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
@@ -92,7 +100,7 @@ pub(crate) struct Agent {
 
 struct Certificates {
     root: CertificateDer<'static>,
-    clients: HashMap<&'static str, (CertificateDer<'static>, PrivateKeyDer<'static>)>,
+    clients: HashMap<&'static str, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
 
 pub(crate) fn allow(request: &Request) -> Decision {
@@ -122,7 +130,7 @@ pub(crate) fn principal(name: &str) -> VerifiedPrincipal {
         serial: "01".to_owned(),
         not_after: i64::MAX,
         claimed_end: None,
-        key_hash: [name.len() as u8; 32],
+        key_hash: [0; 32],
         aws_request_ids: vec![],
     }
 }
@@ -144,33 +152,53 @@ pub(crate) fn target(name: &str) -> Arc<Target> {
     })
 }
 
-fn issue() -> (Certificates, CertificateDer<'static>, PrivateKeyDer<'static>) {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(vec![]).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root = ca.self_signed(&ca_key).unwrap().der().clone();
-    let issuer = Issuer::new(ca, &ca_key);
-    let certify = |name: &str| {
+/// As `init` makes them: a server CA, this agent's client CA, and what they sign.
+fn issue() -> Issued {
+    let agent = "bastion-1".parse().unwrap();
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let servers = Authority::root(Purpose::Server, "servers", now).unwrap();
+    let (server, server_key) = servers.server_certificate(&agent, now).unwrap();
+    let clients = Authority::root(Purpose::Client, "clients", now).unwrap();
+    let ca = ClientCa::new(clients.intermediate(&agent, now).unwrap());
+    let certify = |name: &'static str| {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![
-            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
-            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        let certificate = params.signed_by(&key, &issuer).unwrap();
+        let who = principal(name);
+        let subject = ClientSubject {
+            principal: who.principal,
+            assurance: who.assurance,
+            mfa_not_before: now - 60,
+            claimed_end: None,
+            claimed_serial: None,
+            aws_request_ids: vec!["login".to_owned()],
+        };
+        let spki = key.subject_public_key_info();
+        let issued = ca.issue(&subject, &spki, now, now + 3600).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        (certificate.der().clone(), key)
+        (name, (issued.chain.to_vec(), key))
     };
-    let (server, server_key) = certify("bastion-1");
-    let clients = ["alice", "bobby", "eve"]
-        .map(|name| (name, certify(name)))
-        .into();
-    (Certificates { root, clients }, server, server_key)
+    let clients = ["alice", "bobby"].map(certify).into();
+    Issued {
+        server: (server, PrivateKeyDer::from_pem_slice(server_key.as_bytes()).unwrap()),
+        own: ca.certificate().clone(),
+        certificates: Certificates {
+            root: servers.certificate().clone(),
+            clients,
+        },
+    }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+struct Issued {
+    server: (CertificateDer<'static>, PrivateKeyDer<'static>),
+    own: CertificateDer<'static>,
+    certificates: Certificates,
+}
+
+fn config() -> Config {
+    let text = "id = \"bastion-1\"\n\
+        [sts]\nregion = \"eu-west-1\"\n\
+        [attestation]\nrole = \"arn:aws:iam::111122223333:role/postern-attest\"\n\
+        [evidence]\nrecipients = [\"age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg\"]\n";
+    Config::parse(text, std::path::Path::new("/nowhere/agent.toml")).unwrap()
 }
 
 fn roots(root: &CertificateDer<'static>) -> Arc<RootCertStore> {
@@ -185,27 +213,40 @@ impl Agent {
     }
 
     pub(crate) async fn with(knobs: Knobs) -> Self {
-        let (certificates, server, server_key) = issue();
-        let known: HashMap<_, _> = certificates
-            .clients
-            .iter()
-            .map(|(name, (certificate, _))| (certificate.clone(), *name))
-            .collect();
-        let verify = move |certificate: &CertificateDer<'static>| match known.get(certificate) {
-            Some(&"eve") | None => Err(NotVerified {
-                message: "your certificate is denied".to_owned(),
-                hint: "postern login".to_owned(),
-            }),
-            Some(name) => Ok(principal(name)),
+        let Issued {
+            server,
+            own,
+            certificates,
+        } = issue();
+        let barred: Arc<Mutex<Option<String>>> = Arc::default();
+        let hook: DenyHook = {
+            let barred = barred.clone();
+            Arc::new(move |principal, _| {
+                let barred = barred.lock().unwrap();
+                let hit = barred.as_ref() == Some(&principal.key());
+                hit.then(|| "this user is denied".to_owned())
+            })
         };
-        let verify = Arc::new(verify);
+        let trust = Arc::new(PeerTrust::load(&config(), &own, Some(hook)).unwrap());
+        let verify = {
+            let trust = trust.clone();
+            Arc::new(move |certificate: &CertificateDer<'static>| {
+                let now = OffsetDateTime::now_utc().unix_timestamp();
+                trust
+                    .verify_certificate(certificate, now)
+                    .map_err(|fault| NotVerified {
+                        hint: fault.hint().to_owned(),
+                        message: fault.to_string(),
+                    })
+            })
+        };
         let policy: Arc<Mutex<Arc<Decider>>> = Arc::new(Mutex::new(Arc::new(allow)));
         let evidence = Evidence::default();
         let changes = watch::Sender::new(0);
         let dialled = Arc::new(Mutex::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))));
         let approvals: Arc<Mutex<Vec<[u8; 32]>>> = Arc::default();
         let rules = Rules {
-            verify: verify.clone(),
+            verify,
             decide: {
                 let policy = policy.clone();
                 Arc::new(move |request| {
@@ -216,10 +257,28 @@ impl Agent {
             lookup: Arc::new(|name| match name.as_str() {
                 "web-1" | "db-1" => Ok(target(name.as_str())),
                 "web" => Err(NotFound::Ambiguous(vec!["web-1".into(), "web-2".into()])),
-                _ => Err(NotFound::Unknown),
+                _ => Err(NotFound::Unknown {
+                    hint: "postern ls".to_owned(),
+                }),
             }),
             target: Arc::new(|id| Some(target(id.as_str()))),
             is_ssh_port: Arc::new(|port| port == 22 || port == 2222),
+            list: Arc::new(|_| vec![target("web-1")]),
+            inventory_trouble: Arc::new(|| None),
+            explain: Arc::new(|request| Explanation {
+                verdict: Verdict::Allow,
+                action: request.action.to_string(),
+                principal: request.who.principal().key(),
+                target: None,
+                policies: vec![],
+                message: None,
+                hint: None,
+                permits: vec![],
+                users: vec![],
+                ports: vec![5432],
+                digest: String::new(),
+            }),
+            login_users: Arc::new(|_| vec!["ubuntu".to_owned()]),
             changes: changes.subscribe(),
         };
         let doors = Doors {
@@ -274,6 +333,7 @@ impl Agent {
                     })
                 })
             },
+            troubles: vec![],
             ssh_host_ca: Some("ssh-ed25519 AAAA".to_owned()),
         };
         let core = Core::new(
@@ -285,27 +345,7 @@ impl Agent {
             knobs.patience,
         );
 
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(roots(&certificates.root), provider())
-                .build()
-                .unwrap();
-        let mut mutual = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![server], server_key)
-            .unwrap();
-        mutual.alpn_protocols = vec![b"postern/1".to_vec(), b"http/1.1".to_vec()];
-        let mutual = Arc::new(mutual);
-        let tls = Arc::new(TlsSettings {
-            config: |tls, protocol| match protocol {
-                Protocol::Enroll => tls.enroll.clone(),
-                _ => tls.mutual.clone(),
-            },
-            enroll: mutual.clone(),
-            mutual,
-            verify: Arc::new(move |certificate| verify(certificate).ok()),
-        });
+        let tls = Arc::new(TlsSettings::new(&[server.0], &server.1, trust).unwrap());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -313,7 +353,7 @@ impl Agent {
             core: core.clone(),
             tls,
             enroll: Arc::new(|_, _| async {}.boxed()),
-            http: Api { core: core.clone() },
+            http: Api::new(core.clone()),
             drain: knobs.drain,
         };
         let serving = tokio::spawn(server.serve(listener, shutdown.clone()));
@@ -324,6 +364,7 @@ impl Agent {
             policy,
             target: dialled,
             approvals,
+            barred,
             changes,
             shutdown,
             serving,
@@ -346,12 +387,12 @@ impl Agent {
         name: &str,
         alpn: &[u8],
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let (certificate, key) = &self.certificates.clients[name];
-        let mut config = ClientConfig::builder_with_provider(provider())
+        let (chain, key) = &self.certificates.clients[name];
+        let mut config = ClientConfig::builder_with_provider(crate::tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(roots(&self.certificates.root))
-            .with_client_auth_cert(vec![certificate.clone()], key.clone_key())
+            .with_client_auth_cert(chain.clone(), key.clone_key())
             .unwrap();
         config.alpn_protocols = vec![alpn.to_vec()];
         let tcp = TcpStream::connect(self.address).await?;

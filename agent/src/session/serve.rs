@@ -328,7 +328,10 @@ impl Attempt<'_> {
     fn find(&self) -> Result<Arc<Target>, Refusal> {
         let name = &self.open.target;
         (self.core.rules.lookup)(name).map_err(|fault| match fault {
-            NotFound::Unknown => Refusal::UnknownTarget(name.clone()),
+            NotFound::Unknown { hint } => Refusal::UnknownTarget {
+                name: name.clone(),
+                hint,
+            },
             NotFound::Ambiguous(candidates) => Refusal::Ambiguous {
                 name: name.clone(),
                 candidates,
