@@ -6,7 +6,10 @@
 //! tls::PeerTrust ── a certificate, checked now ──▶ VerifiedPrincipal
 //! ```
 
-use postern_proto::audit::event::Actor;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use postern_proto::audit::event::{Actor, Event};
 use postern_proto::names::{Assurance, Principal};
 
 mod answer;
@@ -20,6 +23,8 @@ mod proof;
 mod refusal;
 mod region;
 mod sts;
+#[cfg(test)]
+pub(crate) mod testing;
 mod trust_policy;
 
 pub use approvals::{Approval, ApprovalFault, Approvals};
@@ -28,6 +33,9 @@ pub use enroll::{EnrollEnd, Enroller, EnrollerParts};
 pub use refusal::Refusal;
 pub use region::region_suffix;
 pub use sts::{StsClient, StsFault};
+
+/// Writes one event; the future resolves once it is durable, or says why it never will be.
+pub type Record = Arc<dyn Fn(Event) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Somebody whose client certificate this agent (or one it trusts) issued and checked just now.
 #[derive(Debug, Clone)]

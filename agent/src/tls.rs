@@ -72,6 +72,7 @@ pub struct TlsSettings {
     pipe: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
     trust: Arc<PeerTrust>,
+    clock: fn() -> i64,
 }
 
 /// The agent's certificate and key do not fit together.
@@ -129,6 +130,7 @@ impl TlsSettings {
             pipe: mutual(Protocol::Pipe)?,
             http: mutual(Protocol::Http)?,
             trust,
+            clock: || OffsetDateTime::now_utc().unix_timestamp(),
         })
     }
 
@@ -144,8 +146,7 @@ impl TlsSettings {
         let peer = match protocol {
             Protocol::Enroll => None,
             Protocol::Pipe | Protocol::Http => {
-                let now = OffsetDateTime::now_utc().unix_timestamp();
-                Some(self.trust.verify_peer(stream.get_ref().1, now)?)
+                Some(self.trust.verify_peer(stream.get_ref().1, (self.clock)())?)
             }
         };
         if peer.is_some() {

@@ -89,7 +89,9 @@ pub(super) fn attested(body: &[u8]) -> Result<Attested, AnswerFault> {
 /// Reads an error's code.
 pub(super) fn error_code(body: &[u8]) -> Result<String, AnswerFault> {
     let [code] = read(body, "ErrorResponse", ["Error/Code"])?;
-    Ok(code)
+    // Codes are short words. Anything else could carry a secret into a log.
+    let word = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.');
+    word.then_some(code).ok_or(AnswerFault::Value("Error/Code"))
 }
 
 /// The text of each wanted path below the root.

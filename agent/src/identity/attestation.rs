@@ -14,9 +14,9 @@ use postern_proto::audit::event::{Event, Fact};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use super::Record;
 pub use super::trust_policy::{TrustPolicyFault, check_trust_policy};
 use crate::config::{Config, RoleArn};
-use crate::evidence::Evidence;
 
 /// How long one check may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -162,17 +162,17 @@ impl Attestation {
 
     /// Checks now and then hourly (a failed check again in a minute), for as long as the future
     /// is polled. Each result is an event, and what cannot be written closes enrolment too.
-    pub async fn run(&self, state: watch::Sender<AttestationState>, evidence: Evidence) {
+    pub async fn run(&self, state: watch::Sender<AttestationState>, record: Record) {
         loop {
             let fault = self.check().await.err();
             if let Some(fault) = &fault {
                 tracing::error!(%fault, hint = fault.hint(), "enrolment is closed");
             }
-            let written = evidence.append(event(fault.as_ref())).await;
+            let written = record(event(fault.as_ref())).await;
             let next = match (&fault, written) {
                 (None, Ok(_)) => AttestationState::Open,
                 (Some(fault), _) => AttestationState::Closed(fault.to_string().into()),
-                (None, Err(error)) => AttestationState::Closed(error.to_string().into()),
+                (None, Err(error)) => AttestationState::Closed(error.into()),
             };
             let wait = match next {
                 AttestationState::Open => self.interval,

@@ -16,12 +16,11 @@ use super::approvals::{Approval, Approvals};
 use super::attestation::AttestationState;
 use super::proof::{CheckedProof, CheckedStepUp};
 use super::sts::{StsClient, StsFault};
-use super::{Refusal, caller, lines};
+use super::{Record, Refusal, caller, lines};
 use crate::ca;
 use crate::ca::ClientSubject;
 use crate::ca::client::ClientCa;
 use crate::config::{Config, RoleArn, format_duration};
-use crate::evidence::Evidence;
 use crate::tls::PeerTrust;
 
 /// How long the client has to answer the challenge: it only signs.
@@ -41,8 +40,8 @@ pub struct EnrollerParts {
     pub approvals: Arc<Approvals>,
     /// Whether the attestation role is sound.
     pub attestation: watch::Receiver<AttestationState>,
-    /// Where outcomes are written before they are told.
-    pub evidence: Evidence,
+    /// Writes outcomes to the audit log before they are told.
+    pub record: Record,
 }
 
 /// Enrols clients.
@@ -54,6 +53,7 @@ pub struct Enroller {
     lifetime: Duration,
     parts: EnrollerParts,
     slots: Slots,
+    proof_deadline: Duration,
 }
 
 /// How an enrolment ended. What is due to the audit log has been written.
@@ -119,6 +119,7 @@ impl Enroller {
             lifetime: config.certificate.lifetime,
             slots: Slots::new(config.limits.enrollments, config.limits.enrollments_per_address),
             parts,
+            proof_deadline: PROOF_DEADLINE,
         }
     }
 
@@ -171,7 +172,7 @@ impl Enroller {
             lines::write_line(stream, &challenge).await?;
             lines::read_line(stream, MESSAGE_LIMIT).await
         };
-        match tokio::time::timeout(PROOF_DEADLINE, exchange).await {
+        match tokio::time::timeout(self.proof_deadline, exchange).await {
             Ok(result) => result,
             Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         }
@@ -336,8 +337,8 @@ impl Enroller {
         };
         let principal = actor.principal.clone();
         let event = event(fact, Some(actor.clone()), session, source);
-        if let Err(error) = self.parts.evidence.append(event).await {
-            return Err(Refused(Refusal::evidence(error.to_string()), None));
+        if let Err(error) = (self.parts.record)(event).await {
+            return Err(Refused(Refusal::evidence(error), None));
         }
         match decision {
             Decision::Issue {
@@ -386,7 +387,7 @@ impl Enroller {
             reason: refusal.reason.clone(),
         };
         let event = event(fact, Some(actor), None, source);
-        if let Err(error) = self.parts.evidence.append(event).await {
+        if let Err(error) = (self.parts.record)(event).await {
             tracing::error!(%error, "a refused enrolment could not be written to the audit log");
         }
     }

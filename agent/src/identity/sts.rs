@@ -34,6 +34,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// How long one call may take, connecting included.
 const DEADLINE: Duration = Duration::from_secs(8);
 const ANSWER_FORM: &str = "text/xml";
+const AGENT: &str = concat!("postern-agent/", env!("CARGO_PKG_VERSION"));
 
 /// One STS endpoint.
 pub struct StsClient {
@@ -163,6 +164,18 @@ impl StsClient {
         Ok(answer::attested(&body)?)
     }
 
+    /// Seconds that this machine's clock is ahead of AWS's, from the `Date` of any answer.
+    pub async fn clock_skew(&self) -> Result<i64, StsFault> {
+        let request = Request::get("/")
+            .header(http::header::HOST, &self.authority)
+            .header(USER_AGENT, AGENT)
+            .body(Full::default())
+            .map_err(|error| StsFault::Transport(error.to_string()))?;
+        let response = tokio::time::timeout(self.deadline, self.exchange(request, date_of));
+        let theirs = response.await.map_err(|_| StsFault::Deadline)??;
+        Ok(time::OffsetDateTime::now_utc().unix_timestamp() - theirs)
+    }
+
     async fn send(
         &self,
         request: &StsRequest,
@@ -170,7 +183,7 @@ impl StsClient {
         signature: &str,
     ) -> Result<Zeroizing<Vec<u8>>, StsFault> {
         let request = self.http_request(request, proof, signature)?;
-        match tokio::time::timeout(self.deadline, self.exchange(request)).await {
+        match tokio::time::timeout(self.deadline, self.exchange(request, read)).await {
             Ok(result) => result,
             Err(_) => Err(StsFault::Deadline),
         }
@@ -192,7 +205,7 @@ impl StsClient {
         );
         let mut builder = Request::post("/")
             .header(ACCEPT, ANSWER_FORM)
-            .header(USER_AGENT, concat!("postern-agent/", env!("CARGO_PKG_VERSION")))
+            .header(USER_AGENT, AGENT)
             .header(CONTENT_LENGTH, request.body.len())
             .header(AUTHORIZATION, secret(&authorization)?)
             .header("x-amz-date", &proof.date);
@@ -207,10 +220,12 @@ impl StsClient {
             .map_err(|error| StsFault::Transport(error.to_string()))
     }
 
-    async fn exchange(
+    /// One connection, one request, one answer.
+    async fn exchange<T, R: Future<Output = Result<T, StsFault>>>(
         &self,
         request: Request<Full<bytes::Bytes>>,
-    ) -> Result<Zeroizing<Vec<u8>>, StsFault> {
+        read: impl FnOnce(Response<Incoming>) -> R,
+    ) -> Result<T, StsFault> {
         let transport = |error: hyper::Error| StsFault::Transport(error.to_string());
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
@@ -300,6 +315,19 @@ async fn read(response: Response<Incoming>) -> Result<Zeroizing<Vec<u8>>, StsFau
         return Err(StsFault::Refused(answer::error_code(&bytes)?));
     }
     Ok(bytes)
+}
+
+/// Seconds since 1970 of the answer's `Date` (RFC 9110 5.6.7).
+async fn date_of(response: Response<Incoming>) -> Result<i64, StsFault> {
+    let date = response.headers().get(http::header::DATE);
+    let date = date.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let plain = date.strip_suffix(" GMT").map(|date| format!("{date} +0000"));
+    time::OffsetDateTime::parse(
+        plain.as_deref().unwrap_or_default(),
+        &time::format_description::well_known::Rfc2822,
+    )
+    .map(time::OffsetDateTime::unix_timestamp)
+    .map_err(|_| StsFault::Answer("it has no usable date".to_owned()))
 }
 
 /// `text/xml`, alone or with `charset=utf-8`.
