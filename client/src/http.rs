@@ -78,7 +78,11 @@ impl Client {
             .map_err(|error| broken(&agent, "(connection)", &error))?;
         // Ends with the connection, at the latest when this client is dropped.
         let driver = tokio::spawn(driver).abort_handle();
-        Ok(Self { agent, sender, driver })
+        Ok(Self {
+            agent,
+            sender,
+            driver,
+        })
     }
 
     /// GET, as bytes of at most `limit`.
@@ -98,8 +102,11 @@ impl Client {
         path: &str,
         question: &impl Serialize,
     ) -> Result<T, HttpError> {
-        let question = serde_json::to_vec(question).map_err(|error| broken(&self.agent, path, &error))?;
-        let body = self.request(Method::POST, path, question.into(), JSON_LIMIT).await?;
+        let question =
+            serde_json::to_vec(question).map_err(|error| broken(&self.agent, path, &error))?;
+        let body = self
+            .request(Method::POST, path, question.into(), JSON_LIMIT)
+            .await?;
         self.parse(path, &body)
     }
 
@@ -124,7 +131,10 @@ impl Client {
         let exchange = async {
             let response = self.sender.send_request(request).await?;
             let status = response.status();
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, collect(response, limit).await?))
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((
+                status,
+                collect(response, limit).await?,
+            ))
         };
         let (status, body) = tokio::time::timeout(DEADLINE, exchange)
             .await
@@ -137,7 +147,8 @@ impl Client {
         let message = refusal.message.or(refusal.error);
         Err(HttpError::Refused {
             status: status.as_u16(),
-            message: message.unwrap_or_else(|| format!("agent `{}` answered {path} with {status}", self.agent)),
+            message: message
+                .unwrap_or_else(|| format!("agent `{}` answered {path} with {status}", self.agent)),
             hint: refusal.hint,
         })
     }
@@ -153,7 +164,10 @@ async fn collect(
     response: Response<Incoming>,
     limit: usize,
 ) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(Limited::new(response.into_body(), limit).collect().await?.to_bytes())
+    Ok(Limited::new(response.into_body(), limit)
+        .collect()
+        .await?
+        .to_bytes())
 }
 
 fn broken(agent: &str, path: &str, reason: &dyn std::fmt::Display) -> HttpError {
@@ -170,9 +184,21 @@ impl From<HttpError> for UserError {
             HttpError::Transport(error) => error.into(),
             HttpError::Broken { .. } => Self::unreachable(error.to_string())
                 .hint("try again; if it stays, compare the versions of `postern` and the agent"),
-            HttpError::Refused { status, message, hint } => {
-                let kind = if matches!(status, 401 | 403) { Kind::Denied } else { Kind::Failed };
-                Self { kind, message, hint }
+            HttpError::Refused {
+                status,
+                message,
+                hint,
+            } => {
+                let kind = if matches!(status, 401 | 403) {
+                    Kind::Denied
+                } else {
+                    Kind::Failed
+                };
+                Self {
+                    kind,
+                    message,
+                    hint,
+                }
             }
         }
     }
