@@ -117,7 +117,12 @@ fn roots_and_proofs_are_those_of_the_other_implementation() {
         assert_eq!(&hex::encode(roots[size].0), hex, "{size}");
     }
     assert_eq!(root(&tile, expected.size).unwrap(), edge.root());
-    let text = |proof: &[Hash]| proof.iter().map(|hash| hex::encode(hash.0)).collect::<Vec<_>>();
+    let text = |proof: &[Hash]| {
+        proof
+            .iter()
+            .map(|hash| hex::encode(hash.0))
+            .collect::<Vec<_>>()
+    };
     for (index, proof) in &expected.inclusion {
         let index: u64 = index.parse().unwrap();
         let ours = prove_leaf(&tile, expected.size, index).unwrap();

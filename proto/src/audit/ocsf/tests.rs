@@ -184,7 +184,9 @@ fn an_event_that_cannot_be_sealed_becomes_no_leaf() {
         version: "0",
         access: None,
     };
-    let result = encode(&command("id"), place, &mut |_| Err("no randomness".to_owned()));
+    let result = encode(&command("id"), place, &mut |_| {
+        Err("no randomness".to_owned())
+    });
     assert_eq!(result, Err(EncodeError::Seal("no randomness".to_owned())));
 }
 

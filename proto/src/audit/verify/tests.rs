@@ -181,7 +181,11 @@ impl Lab {
         let (mut edge, mut tiles) = (Edge::default(), TileEdge::default());
         let tile = |level, index, bytes: &[u8]| {
             let width = (bytes.len() / 32) as u16;
-            let path = StorePath::Tile { level, index, width };
+            let path = StorePath::Tile {
+                level,
+                index,
+                width,
+            };
             (path, bytes.to_vec())
         };
         for (index, part) in (0..).zip(leaves.chunks(TILE_WIDTH as usize)) {
@@ -201,7 +205,9 @@ impl Lab {
         }
         let signer = self.signer(seed);
         let note = sign_checkpoint(&self.origin, edge.size(), edge.root(), &[&signer]).unwrap();
-        self.store.files.insert(StorePath::Checkpoint, note.into_bytes());
+        self.store
+            .files
+            .insert(StorePath::Checkpoint, note.into_bytes());
     }
 
     fn checkpoint(&self) -> OutsideCheckpoint {
@@ -299,7 +305,9 @@ fn a_foreign_entry_is_named() {
 fn two_entries_swapped_are_named() {
     for (entry, with) in [(3, 4), (3, 40), (256, 511)] {
         let mut lab = Lab::with_sessions(200);
-        lab.edit(entry, |entries, at| entries.swap(at, (with % TILE_WIDTH) as usize));
+        lab.edit(entry, |entries, at| {
+            entries.swap(at, (with % TILE_WIDTH) as usize)
+        });
         let expected = Fault::EntriesSwapped { entry, with };
         assert_eq!(lab.faults()[0], expected, "{entry}");
     }
@@ -311,7 +319,10 @@ fn a_cut_tail_is_named() {
     lab.edit(600, |entries, at| entries.truncate(at - 9));
     let cut = Fault::EntriesMissing { from: 591, to: 600 };
     assert!(lab.faults().contains(&cut), "{:?}", lab.faults());
-    let gone = StorePath::Entries { index: 2, width: 89 };
+    let gone = StorePath::Entries {
+        index: 2,
+        width: 89,
+    };
     assert!(lab.store.files.remove(&gone).is_some());
     let cut = Fault::EntriesMissing { from: 512, to: 600 };
     assert!(lab.faults().contains(&cut), "{:?}", lab.faults());
@@ -324,8 +335,13 @@ fn entries_and_tiles_rewritten_together_do_not_reproduce_the_checkpoint() {
     let mut leaves = lab.leaves();
     leaves.swap(4, 8);
     lab.write_leaves(&leaves, 1);
-    lab.store.files.insert(StorePath::Checkpoint, honest.clone());
-    assert!(lab.faults().contains(&Fault::Sequence { entry: 4, states: 8 }));
+    lab.store
+        .files
+        .insert(StorePath::Checkpoint, honest.clone());
+    assert!(lab.faults().contains(&Fault::Sequence {
+        entry: 4,
+        states: 8
+    }));
 
     // An edit that keeps the numbers right.
     lab.events[5].time_ms += 1;
@@ -337,7 +353,11 @@ fn entries_and_tiles_rewritten_together_do_not_reproduce_the_checkpoint() {
 #[test]
 fn a_tile_that_was_altered_is_named() {
     let mut lab = Lab::with_sessions(200);
-    let path = StorePath::Tile { level: 1, index: 0, width: 2 };
+    let path = StorePath::Tile {
+        level: 1,
+        index: 0,
+        width: 2,
+    };
     lab.store.files.get_mut(&path).unwrap()[40] ^= 1;
     let path = path.to_string();
     assert_eq!(lab.faults(), [Fault::Tile { path }]);
@@ -399,7 +419,8 @@ fn a_new_key_is_followed_when_the_old_one_named_it_in_the_log() {
 
     let (_, vkey) = new_key(&lab.origin, &[3; 32]).unwrap();
     let note = sign_key_change(&lab.origin, &vkey, &lab.signer(3)).unwrap();
-    lab.events.push(event(None, Fact::LogKeyChanged { vkey, note }));
+    lab.events
+        .push(event(None, Fact::LogKeyChanged { vkey, note }));
     let leaves = lab.leaves();
     lab.write_leaves(&leaves, 3);
     assert!(matches!(
@@ -461,7 +482,10 @@ fn recordings_that_were_swapped_name_what_they_hold() {
 fn a_recording_that_is_missing_is_named_unless_its_deletion_is_in_the_log() {
     let mut lab = Lab::with_sessions(3);
     lab.store.files.remove(&StorePath::Recording(name(2)));
-    let missing = Fault::RecordingMissing { name: name(2), entry: 6 };
+    let missing = Fault::RecordingMissing {
+        name: name(2),
+        entry: 6,
+    };
     assert_eq!(lab.faults(), [missing]);
     let deletion = Fact::RecordingsDeleted {
         recordings: vec![name(2)],
@@ -478,7 +502,10 @@ fn a_recording_that_was_added_to_or_that_nobody_logged_is_named() {
     let mut lab = Lab::with_sessions(3);
     lab.recording(2).push(0);
     let faults = lab.faults();
-    assert!(matches!(faults[..], [Fault::RecordingExtended { .. }]), "{faults:?}");
+    assert!(
+        matches!(faults[..], [Fault::RecordingExtended { .. }]),
+        "{faults:?}"
+    );
     lab.recording(2).pop();
     lab.record(name(77), true);
     assert_eq!(lab.faults(), [Fault::RecordingUnlogged { name: name(77) }]);
@@ -504,10 +531,14 @@ fn an_interrupted_recording_is_no_fault_when_the_log_says_so() {
         recipients: vec![],
         interrupted: vec![session(5)],
     };
-    lab.events.extend([start, event(Some(session(5)), interrupted)]);
+    lab.events
+        .extend([start, event(Some(session(5)), interrupted)]);
     lab.write();
     let report = lab.verify(&[]);
-    assert_eq!((report.faults.as_slice(), report.interrupted.as_slice()), ([].as_slice(), [name(5)].as_slice()));
+    assert_eq!(
+        (report.faults.as_slice(), report.interrupted.as_slice()),
+        ([].as_slice(), [name(5)].as_slice())
+    );
 
     lab.recording(5).truncate(bytes.len() - 1);
     assert!(matches!(lab.faults()[..], [Fault::RecordingCut { .. }]));

@@ -202,7 +202,12 @@ fn a_byte_that_was_changed_is_found_in_its_record() {
             Err(PlayError::Read(ReadError::Altered { record, .. })) => {
                 let record = record as usize;
                 assert!(recorded.records[record] <= at);
-                assert!(recorded.records.get(record + 1).is_none_or(|next| at < *next));
+                assert!(
+                    recorded
+                        .records
+                        .get(record + 1)
+                        .is_none_or(|next| at < *next)
+                );
             }
             // A longer length reaches beyond the end, which the log's length tells apart.
             Ok((_, Some(Ending::Interrupted { .. }))) => {}
@@ -218,7 +223,8 @@ fn records_cannot_be_cut_out_swapped_or_added() {
         .map(|text| Entry::Output(text.into()))
         .collect();
     let recorded = record(&terminal(), false, false, &entries, true);
-    let part = |from: usize, to: usize| &recorded.file[recorded.records[from]..recorded.records[to]];
+    let part =
+        |from: usize, to: usize| &recorded.file[recorded.records[from]..recorded.records[to]];
     let head = &recorded.file[..recorded.records[1]];
     let end = &recorded.file[recorded.records[4]..];
     for file in [
