@@ -55,6 +55,9 @@ pub struct Settings {
     pub bulk_programs: Vec<String>,
     /// What a write or flush may take before the store counts as failed.
     pub deadline: Duration,
+    /// How often the log states the length of a recording that grows: at least every 10 s, of
+    /// which some is for flush and commit.
+    pub progress: Duration,
 }
 
 impl Settings {
@@ -77,6 +80,7 @@ impl Settings {
             record_input: false,
             bulk_programs: Vec::new(),
             deadline: Duration::from_secs(1),
+            progress: Duration::from_secs(8),
         }
     }
 }
@@ -324,6 +328,7 @@ fn start(
         health: Arc::clone(&health),
         watched: health.watch("flushing recordings"),
         orders: orders.downgrade(),
+        interval: settings.progress,
     };
     threads.log.push(spawn(
         "evidence-log",
@@ -371,6 +376,8 @@ fn start(
             record_input: settings.record_input,
             bulk_programs: settings.bulk_programs,
             threads: Mutex::new(threads),
+            #[cfg(test)]
+            temporary: std::sync::OnceLock::new(),
         }),
     })
 }

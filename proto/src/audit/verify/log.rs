@@ -208,7 +208,6 @@ impl Walk<'_> {
             (Fact::AgentStarted { interrupted, .. }, _) => {
                 self.restarted(entry, interrupted, report);
             }
-            (Fact::AgentStopped, _) => self.restarted(entry, &[], report),
             (Fact::SessionGranted { .. }, Some(session)) => {
                 let open = (entry, SessionState::Open);
                 self.facts.sessions.insert(session, open);
@@ -246,7 +245,7 @@ impl Walk<'_> {
         }
     }
 
-    /// No session lives through a start or a stop of the agent, but those that are named end
+    /// No session lives through a start of the agent: those that were open are named, and end
     /// with an event of their own right after.
     fn restarted(&mut self, entry: u64, interrupted: &[SessionId], report: &mut Report) {
         for (session, (granted, state)) in &self.facts.sessions {

@@ -266,7 +266,7 @@ impl fmt::Display for Fault {
             } => write!(
                 f,
                 "session {session} (granted in entry {granted}) has no end, though the agent \
-                 started or stopped in entry {restarted}"
+                 started again in entry {restarted}"
             ),
             Self::EndWithoutSession { session, entry } => write!(
                 f,
