@@ -32,7 +32,7 @@ fn arguments(folder: &Path, more: &[&str]) -> InitArguments {
     let Command::Init(arguments) = parse(&[&base[..], more].concat()).unwrap().command else {
         panic!("not init");
     };
-    arguments
+    *arguments
 }
 
 fn made(folder: &Path) -> init::Made {
