@@ -99,6 +99,8 @@ impl Lab {
     }
 }
 
+type Spoiler = Box<dyn FnOnce(&mut Proof) + Send>;
+
 /// A client as it should be, with a place to spoil its proof.
 struct Client {
     key: KeyPair,
@@ -112,7 +114,7 @@ struct Client {
     nonce: Option<[u8; 32]>,
     step_up: Option<StepUp>,
     claimed_end: Option<i64>,
-    spoil: Box<dyn FnOnce(&mut Proof) + Send>,
+    spoil: Spoiler,
     raw: Option<Vec<u8>>,
 }
 
@@ -381,7 +383,7 @@ async fn a_proof_whose_key_signature_was_moved_to_another_nonce_fails_at_aws() {
 async fn every_altered_field_of_a_proof_is_refused() {
     let lab = Lab::new(genuine(true)).await;
     let other = || URL_SAFE_NO_PAD.encode(KeyPair::generate().unwrap().subject_public_key_info());
-    let spoilers: Vec<Box<dyn FnOnce(&mut Proof) + Send>> = vec![
+    let spoilers: Vec<Spoiler> = vec![
         Box::new(move |p| p.public_key = other()),
         Box::new(|p| p.public_key.push('=')),
         Box::new(|p| p.public_key.clear()),
@@ -643,9 +645,7 @@ async fn an_sts_that_does_not_answer_is_given_up() {
 async fn a_private_address_is_asked_only_when_the_endpoint_is_configured() {
     let sts = FakeSts::start(genuine(true)).await;
     let bench = Bench::new(&sts.settings, "");
-    let client_of = StsClient::new(&bench.config.sts)
-        .unwrap()
-        .as_if_not_configured();
+    let client_of = StsClient::new(&bench.config.sts).unwrap().unconfigured();
     let lab = Lab::assemble(bench, sts, client_of);
     let (code, reason) = lab.refused(client()).await;
     assert_eq!(code, RefuseCode::Sts);
