@@ -187,6 +187,7 @@ fn key_id(request: &UserRequest<'_>) -> String {
 mod tests {
     use super::*;
     use crate::ca::subject::tests::alice;
+    use russh::keys::HashAlg;
 
     const NOW: i64 = 1_790_000_000;
 
@@ -223,7 +224,7 @@ mod tests {
                 .key_id()
                 .starts_with("111122223333/AIDAALICEALICEALICE1 0000000001")
         );
-        let trusted = ca.public_key().fingerprint(russh::keys::HashAlg::Sha256);
+        let trusted = ca.public_key().fingerprint(HashAlg::Sha256);
         certificate.validate_at(NOW as u64, [&trusted]).unwrap();
         assert!(
             certificate
@@ -261,6 +262,43 @@ mod tests {
         assert_eq!(certificate.cert_type(), CertType::Host);
         assert_eq!(certificate.valid_principals(), [HOST_PATTERN]);
         assert!(certificate.critical_options().is_empty());
+    }
+
+    /// OpenSSH itself reads what is signed here: nobody agrees with himself alone.
+    #[test]
+    fn openssh_reads_the_certificates_as_they_are_meant() {
+        let (ca, user) = certify(Some("10.0.0.5"), &[SshExtension::Pty]);
+        let host_ca = SshHostCa::new(generate("host CA").unwrap()).unwrap();
+        let host = host_ca
+            .certify(generate("").unwrap().public_key(), "bastion-1", NOW)
+            .unwrap();
+        let shown = ssh_keygen(&user);
+        for part in [
+            "ssh-ed25519-cert-v01@openssh.com user certificate",
+            &ca.public_key().fingerprint(HashAlg::Sha256).to_string(),
+            "Key ID: \"111122223333/AIDAALICEALICEALICE1 ",
+            "Principals: \n                ec2-user\n",
+            "source-address 10.0.0.5/32",
+            "Extensions: \n                permit-pty\n",
+        ] {
+            assert!(shown.contains(part), "{part} is not in\n{shown}");
+        }
+        let shown = ssh_keygen(&host);
+        for part in ["host certificate", "*.postern", "Critical Options: (none)"] {
+            assert!(shown.contains(part), "{part} is not in\n{shown}");
+        }
+    }
+
+    fn ssh_keygen(certificate: &Certificate) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), certificate.to_openssh().unwrap()).unwrap();
+        let output = std::process::Command::new("ssh-keygen")
+            .arg("-Lf")
+            .arg(file.path())
+            .output()
+            .expect("this test needs OpenSSH's ssh-keygen: tests/setup installs it");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     #[test]

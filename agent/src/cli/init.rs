@@ -99,7 +99,10 @@ struct Offline {
 /// Makes everything, or nothing that is not there already.
 pub(super) fn init(arguments: &InitArguments) -> anyhow::Result<Made> {
     let config_path = std::path::absolute(&arguments.config)?;
-    let folder = config_path.parent().unwrap_or(Path::new("/")).to_owned();
+    let folder = config_path
+        .parent()
+        .unwrap_or_else(|| Path::new("/"))
+        .to_owned();
     let [keys, policy, offline_folder] = ["keys", "policy", "offline"].map(|n| folder.join(n));
     let port = port_of(&arguments.address)?;
     let listen = arguments

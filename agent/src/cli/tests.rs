@@ -32,7 +32,7 @@ fn arguments(folder: &Path, more: &[&str]) -> InitArguments {
     let Command::Init(arguments) = parse(&[&base[..], more].concat()).unwrap().command else {
         panic!("not init");
     };
-    arguments
+    *arguments
 }
 
 fn made(folder: &Path) -> init::Made {
@@ -101,7 +101,10 @@ fn init_makes_nothing_from_settings_that_cannot_work() {
     bad = arguments(folder.path(), &["--recipient", FIRST]);
     bad.address = "no-port".to_owned();
     let error = init::init(&bad).unwrap_err();
-    insta::assert_snapshot!(error.to_string(), @"");
+    insta::assert_snapshot!(error.to_string(), @r"
+    `--address no-port` is not HOST:PORT
+    hint: write it like `bastion.example.com:8443`
+    ");
     bad = arguments(
         folder.path(),
         &["--recipient", FIRST, "--sts-endpoint", "http://clear"],
@@ -181,7 +184,20 @@ async fn check_passes_what_init_made_and_warns_of_what_is_left_to_do() {
     let place = folder.path().display().to_string();
     let shown = finding::text(&found).replace(&place, "/etc/postern");
     let shown = dates(&shown);
-    insta::assert_snapshot!(shown, @"");
+    insta::assert_snapshot!(shown, @r"
+    ok       configuration: /etc/postern/agent.toml
+    ok       keys: 6 private keys, all different, closed to others
+    ok       server certificate: valid until [date]
+    ok       client CA: valid until [date]
+    ok       trust: 0 other agents, 0 withdrawn
+    warning  offline CAs: /etc/postern/offline is still on this machine
+             hint: move it to offline storage: its README says why
+    warning  recipients: only one auditor can read recordings: if that key is lost, they are lost
+             hint: add a second age recipient to `evidence.recipients`
+    warning  state folder: /etc/postern/state does not exist yet
+             hint: the agent makes it at start, if it may; `StateDirectory=postern` of systemd does
+    0 errors, 3 warnings
+    ");
 }
 
 #[tokio::test]
@@ -210,7 +226,7 @@ async fn check_finds_a_key_that_serves_two_purposes() {
         .iter()
         .find(|finding| finding.level == Level::Error)
         .unwrap();
-    insta::assert_snapshot!(shared.message, @"");
+    insta::assert_snapshot!(shared.message, @"ssh-user-ca and ssh-host-ca hold the same key");
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ fn an_unknown_key_names_the_nearest_right_one() {
     hint: did you mean `listen`?
     ");
     insta::assert_snapshot!(message(&format!("{}\n[evidence.x]\n", minimal())), @r"
-    /etc/postern/agent.toml:8: there is no setting `x` here
+    /etc/postern/agent.toml:9: there is no setting `x` here
     hint: the settings here are store, recipients, free_floor, session_quota, principal_quota, record_input
     ");
     insta::assert_snapshot!(message(&minimal().replace("role =", "rolle =")), @r"

@@ -282,7 +282,7 @@ impl StsClient {
     }
 
     #[cfg(test)]
-    pub(super) fn as_if_not_configured(mut self) -> Self {
+    pub(super) fn unconfigured(mut self) -> Self {
         self.explicit = false;
         self
     }

@@ -200,5 +200,20 @@ fn every_attestation_fault_reads_well() {
         .iter()
         .map(|f| format!("{f}\n  hint: {}", f.hint()))
         .collect();
-    insta::assert_snapshot!(text.join("\n"), @"");
+    insta::assert_snapshot!(text.join("\n"), @r"
+    the attestation role arn:aws:iam::111122223333:role/postern-attest is unsound: statement 1 of the trust policy allows without `Bool`: {`aws:MultiFactorAuthPresent`: `true`} (`BoolIfExists` does not count: an absent key would pass)
+      hint: restore the trust policy: every Allow needs Bool aws:MultiFactorAuthPresent true and NumericLessThan aws:MultiFactorAuthAge at most attestation.mfa_max_age
+    the attestation role arn:aws:iam::111122223333:role/postern-attest is unsound: statement 2 of the trust policy allows without `NumericLessThan`: {`aws:MultiFactorAuthAge`: at most `43200`}
+      hint: restore the trust policy: every Allow needs Bool aws:MultiFactorAuthPresent true and NumericLessThan aws:MultiFactorAuthAge at most attestation.mfa_max_age
+    the trust policy of the attestation role arn:aws:iam::111122223333:role/postern-attest cannot be read: AccessDenied: no
+      hint: allow the agent's own role iam:GetRole on the attestation role
+    the attestation role arn:aws:iam::111122223333:role/postern-attest can be assumed without MFA: this agent just did
+      hint: restore the trust policy: every Allow needs Bool aws:MultiFactorAuthPresent true and NumericLessThan aws:MultiFactorAuthAge at most attestation.mfa_max_age
+    it is not known whether the attestation role arn:aws:iam::111122223333:role/postern-attest demands MFA: dispatch failure
+      hint: check that the agent has AWS credentials of its own and reaches STS and IAM
+    the attestation role could not be checked in time
+      hint: check that the agent has AWS credentials of its own and reaches STS and IAM
+    the attestation role cannot be checked: no PEM
+      hint: check `sts.ca_bundle` in agent.toml
+    ");
 }

@@ -99,6 +99,8 @@ impl Lab {
     }
 }
 
+type Spoiler = Box<dyn FnOnce(&mut Proof) + Send>;
+
 /// A client as it should be, with a place to spoil its proof.
 struct Client {
     key: KeyPair,
@@ -112,7 +114,7 @@ struct Client {
     nonce: Option<[u8; 32]>,
     step_up: Option<StepUp>,
     claimed_end: Option<i64>,
-    spoil: Box<dyn FnOnce(&mut Proof) + Send>,
+    spoil: Spoiler,
     raw: Option<Vec<u8>>,
 }
 
@@ -381,7 +383,7 @@ async fn a_proof_whose_key_signature_was_moved_to_another_nonce_fails_at_aws() {
 async fn every_altered_field_of_a_proof_is_refused() {
     let lab = Lab::new(genuine(true)).await;
     let other = || URL_SAFE_NO_PAD.encode(KeyPair::generate().unwrap().subject_public_key_info());
-    let spoilers: Vec<Box<dyn FnOnce(&mut Proof) + Send>> = vec![
+    let spoilers: Vec<Spoiler> = vec![
         Box::new(move |p| p.public_key = other()),
         Box::new(|p| p.public_key.push('=')),
         Box::new(|p| p.public_key.clear()),
@@ -643,9 +645,7 @@ async fn an_sts_that_does_not_answer_is_given_up() {
 async fn a_private_address_is_asked_only_when_the_endpoint_is_configured() {
     let sts = FakeSts::start(genuine(true)).await;
     let bench = Bench::new(&sts.settings, "");
-    let client_of = StsClient::new(&bench.config.sts)
-        .unwrap()
-        .as_if_not_configured();
+    let client_of = StsClient::new(&bench.config.sts).unwrap().unconfigured();
     let lab = Lab::assemble(bench, sts, client_of);
     let (code, reason) = lab.refused(client()).await;
     assert_eq!(code, RefuseCode::Sts);
@@ -668,6 +668,40 @@ async fn an_sts_whose_certificate_is_of_another_ca_is_not_believed() {
     let lab = Lab::assemble(bench, impostor, client_of);
     assert_eq!(lab.refused(client()).await.0, RefuseCode::Sts);
     assert!(lab.sts.seen().is_empty());
+}
+
+#[tokio::test]
+async fn the_clock_is_compared_with_the_date_of_an_answer() {
+    for (behind, expected) in [(0, -2..=2), (90, 88..=92)] {
+        let sts = FakeSts::start(move |seen| {
+            assert_eq!(
+                (seen.path.as_str(), seen.header("authorization")),
+                ("/", "")
+            );
+            let date = OffsetDateTime::now_utc() - Duration::from_secs(behind);
+            let format = time::macros::format_description!(
+                "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+            );
+            let date = date.format(&format).unwrap();
+            let answer = format!("HTTP/1.1 302 Found\r\ndate: {date}\r\ncontent-length: 0\r\n\r\n");
+            Reply::Bytes(answer.into_bytes())
+        })
+        .await;
+        let bench = Bench::new(&sts.settings, "");
+        let skew = StsClient::new(&bench.config.sts)
+            .unwrap()
+            .clock_skew()
+            .await
+            .unwrap();
+        assert!(expected.contains(&skew), "{skew}");
+    }
+    let sts = FakeSts::start(|_| http("200 OK", "text/xml", "")).await;
+    let bench = Bench::new(&sts.settings, "");
+    let skew = StsClient::new(&bench.config.sts)
+        .unwrap()
+        .clock_skew()
+        .await;
+    assert!(matches!(skew, Err(StsFault::Answer(_))));
 }
 
 #[tokio::test]
@@ -939,5 +973,48 @@ fn every_refusal_says_what_to_do() {
             )
         })
         .collect();
-    insta::assert_snapshot!(text.join("\n"), @"");
+    insta::assert_snapshot!(text.join("\n"), @r"
+    proof: the agent cannot accept this proof of identity: it is malformed
+      hint: compare the versions of `postern` and `postern-agent`
+    clock: this machine's clock is 75 seconds behind the agent's; 60 are accepted
+      hint: synchronise the clock (`timedatectl set-ntp true`), then try again
+    clock: this machine's clock is 90 seconds ahead of the agent's; 60 are accepted
+      hint: synchronise the clock (`timedatectl set-ntp true`), then try again
+    mfa: long-term keys carry no MFA
+      hint: postern login
+    credentials: the AWS session has ended
+      hint: postern login
+    credentials: AWS does not know these credentials
+      hint: postern login; if that fails too, the access key was deleted or deactivated
+    proof: AWS does not accept the signature of this proof: it was made for another connection, agent or request, or with another secret key
+      hint: try again; if it stays, run `postern login`
+    mfa: AWS does not attest MFA for this session: it was made without a code, the code is older than 12h, or you may not assume the attestation role
+      hint: postern login; if that does not help, ask for `sts:AssumeRole` on the attestation role
+    mfa: AWS does not accept this MFA code
+      hint: every code works once: wait for the next one; the device must be your own
+    mfa: `arn:aws:sts::111122223333:assumed-role/ops/alice` is a role session, and role sessions carry no MFA evidence in AWS
+      hint: log in as the IAM user that assumes the role: `postern login`
+    caller: the root user of an AWS account may not enrol
+      hint: use an IAM user with an MFA device
+    caller: `arn:aws:sts::111122223333:federated-user/alice` is a federated user, which AWS cannot attest MFA for
+      hint: use an IAM user with an MFA device
+    caller: users of account 999999999999 may not enrol at this agent
+      hint: use another AWS profile, or have the account added to `sts.accounts` in agent.toml
+    caller: this user may not come in any more
+      hint: ask the operators of this agent
+    caller: the MFA device belongs to another account than the caller
+      hint: set `mfa_serial` of the AWS profile to your own device
+    closed: enrolment is closed: the agent's check of its attestation role did not pass
+      hint: ask the operators of this agent to run `postern-agent check`
+    closed: enrolment is closed: the agent cannot write its audit log
+      hint: ask the operators of this agent to look at its disk and its journal
+    limit: too many logins are going on at this agent
+      hint: try again in a few seconds
+    limit: too many approvals are waiting to be used
+      hint: try again in a minute
+    sts: the agent could not get a trustworthy answer from AWS STS
+      hint: try again; if it stays, ask the operators of this agent
+    closed: the agent could not issue a certificate
+      hint: ask the operators of this agent to look at its journal
+    ");
 }
