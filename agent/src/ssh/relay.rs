@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use postern_proto::audit::event::Fact;
 use postern_proto::gateway::message::CloseReason;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -89,6 +90,8 @@ where
         retiring: Vec::new(),
         closing: FuturesUnordered::new(),
         replies: VecDeque::new(),
+        facts: VecDeque::new(),
+        logging: FuturesUnordered::new(),
         listeners: BTreeMap::new(),
         agent_lent: false,
         exit_status: None,
@@ -212,7 +215,7 @@ struct Asked {
 
 enum What {
     /// A shell, command or subsystem.
-    Start { readable: bool },
+    Start { readable: bool, sftp: bool },
     /// Lending the SSH agent.
     Agent,
     /// A listener on the target.
@@ -259,6 +262,9 @@ struct Relay {
     retiring: Vec<Retiring>,
     closing: FuturesUnordered<BoxFuture<'static, Result<(), EvidenceError>>>,
     replies: VecDeque<GlobalReply>,
+    /// Facts for the log, and those that are being written.
+    facts: VecDeque<Fact>,
+    logging: FuturesUnordered<BoxFuture<'static, Result<(), EvidenceError>>>,
     /// Ports that the target listens on for the user, and the host that was asked for.
     listeners: BTreeMap<u32, String>,
     agent_lent: bool,
@@ -273,7 +279,8 @@ enum Event {
     Wrote(Way, io::Result<()>),
     Landed(Way, Flight),
     Decided(Decided),
-    Closed(Result<(), EvidenceError>),
+    /// Evidence was written that nothing waits for.
+    Stored(Result<(), EvidenceError>),
     Ordered(Ending),
     Quiet,
     Late,
@@ -304,6 +311,7 @@ impl Relay {
                     down,
                     decisions,
                     closing,
+                    logging,
                     ..
                 } = &mut self;
                 let may_read_user = !up.ended && user.may_read();
@@ -318,7 +326,8 @@ impl Relay {
                     flight = land(&mut up.flight) => Event::Landed(Way::Up, flight),
                     flight = land(&mut down.flight) => Event::Landed(Way::Down, flight),
                     Some(decided) = decisions.next() => Event::Decided(decided),
-                    Some(closed) = closing.next() => Event::Closed(closed),
+                    Some(closed) = closing.next() => Event::Stored(closed),
+                    Some(logged) = logging.next() => Event::Stored(logged),
                     done = write(&mut user_write, user_out, &mut user.unflushed),
                         if may_write_user => Event::Wrote(Way::Down, done),
                     done = write(&mut target_write, target_out, &mut target.unflushed),
@@ -369,7 +378,7 @@ impl Relay {
             }),
             Event::Landed(way, flight) => self.on_landed(way, flight),
             Event::Decided(decided) => self.on_decided(decided),
-            Event::Closed(closed) => Ok(closed?),
+            Event::Stored(stored) => Ok(stored?),
             Event::Ordered(order) => Err(End::new(order.reason, order.message)),
             Event::Late => Err(End::new(
                 CloseReason::Protocol,
@@ -594,6 +603,12 @@ impl Relay {
             }
             while let Some(closed) = self.closing.next().await {
                 closed?;
+            }
+            while !self.facts.is_empty() || !self.logging.is_empty() {
+                self.log_facts();
+                if let Some(logged) = self.logging.next().await {
+                    logged?;
+                }
             }
             Ok::<_, EvidenceError>(())
         };
