@@ -8,6 +8,7 @@ use postern_proto::wire::WireError;
 use tokio::time::{Duration, Instant};
 
 use super::channels::{Channel, Content, Flow, Key, Program, Purpose, Reply, Way};
+use super::end::{End, close};
 use super::message::{
     self, CHANNEL_CLOSE, CHANNEL_DATA, CHANNEL_EOF, CHANNEL_EXTENDED_DATA, CHANNEL_FAILURE,
     CHANNEL_OPEN, CHANNEL_OPEN_CONFIRMATION, CHANNEL_OPEN_FAILURE, CHANNEL_REQUEST,
@@ -15,8 +16,7 @@ use super::message::{
     REQUEST_SUCCESS,
 };
 use super::{
-    BATCH, Batch, Decided, End, Flight, HARD_BACKLOG, Lane, Relay, Retiring, SOFT_BACKLOG, Side,
-    close,
+    BATCH, Batch, Decided, Flight, HARD_BACKLOG, Lane, Relay, Retiring, SOFT_BACKLOG, Side,
 };
 use crate::evidence::{Entry, Recording, RecordingKind};
 use crate::session::ChannelRefused;

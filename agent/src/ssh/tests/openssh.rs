@@ -5,7 +5,7 @@ use std::process::Stdio;
 use postern_proto::gateway::message::CloseReason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::support::{Agent, Sshd, run, stdout, within};
+use super::support::{Agent, Sshd, eventually, noise, run, stdout, within};
 use crate::session::Ending;
 
 #[tokio::test]
@@ -147,23 +147,6 @@ async fn a_terminal_has_the_users_size_and_follows_it() {
         "{lines:?}"
     );
     assert_eq!(lines[3], "44 123", "{lines:?}");
-}
-
-/// Looks again until it is so, but not for ever.
-async fn eventually(mut so: impl FnMut() -> bool) {
-    within(async {
-        while !so() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
-/// Bytes that do not repeat.
-fn noise(length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    aws_lc_rs::rand::fill(&mut bytes).unwrap();
-    bytes
 }
 
 #[tokio::test]
