@@ -157,6 +157,8 @@ pub struct Settings {
     pub agents: Vec<AgentProfile>,
     /// The AWS profile.
     pub profile: String,
+    /// Whether the command line named it.
+    pub profile_named: bool,
     /// Login user when a command names none.
     pub login_user: Option<String>,
     /// See [`KeyringChoice`].
@@ -208,6 +210,7 @@ impl Settings {
             .ok_or(ConfigError::NoHome)?;
         Ok(Self {
             agents,
+            profile_named: global.profile.is_some(),
             profile: profile
                 .or_else(|| file.profile.clone())
                 .unwrap_or_else(|| "default".to_owned()),

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use crate::cli::GlobalArgs;
 use crate::config::{AgentProfile, ConfigError, Environment, KeyringChoice, Settings};
 use crate::error::Error;
+use crate::identity::{Memory, terminal};
 use crate::output::Printer;
 
 /// Passed to every command.
@@ -18,6 +19,8 @@ pub struct Context {
     pub agents: Vec<AgentProfile>,
     /// The AWS profile in use.
     pub profile: String,
+    /// Whether the command line named the profile: then its keys come before the environment's.
+    pub profile_named: bool,
     /// Login user when the command names none.
     pub login_user: Option<String>,
     /// Folder of what the client keeps: sessions (encrypted), newest checkpoints.
@@ -30,8 +33,12 @@ pub struct Context {
     pub auditor_identity: Option<PathBuf>,
     /// A code that was given in the environment.
     pub mfa_code: Option<SecretString>,
+    /// Whether somebody can be asked: there is a terminal, with us in its foreground.
+    pub may_ask: bool,
     /// The variables of the process: the AWS configuration is read from them when it is needed.
     pub environment: Environment,
+    /// What this process knows already, so that it asks for nothing twice.
+    pub memory: Memory,
 }
 
 impl Context {
@@ -51,13 +58,16 @@ impl Context {
             printer,
             agents: settings.agents,
             profile: settings.profile,
+            profile_named: settings.profile_named,
             login_user: settings.login_user,
             state: settings.state,
             keyring: settings.keyring,
             audit_store: settings.audit_store,
             auditor_identity: settings.auditor_identity,
             mfa_code: settings.mfa_code,
+            may_ask: terminal::available(),
             environment,
+            memory: Memory::default(),
         }
     }
 

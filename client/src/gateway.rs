@@ -58,7 +58,7 @@ impl Identity for Context {
         certificate: &'a ClientCertificate,
         denied: &'a Denied,
     ) -> BoxFuture<'a, Result<(), IdentityError>> {
-        Box::pin(identity::step_up(self, agent, certificate, denied))
+        Box::pin(async move { identity::step_up(self, agent, certificate, denied).await.map(drop) })
     }
 }
 

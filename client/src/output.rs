@@ -145,6 +145,30 @@ impl Printer {
     }
 }
 
+/// A time in seconds since 1970 as people and programs read it: RFC 3339, UTC.
+pub fn moment(seconds: i64) -> String {
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|time| {
+            time.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
+        .unwrap_or_else(|| seconds.to_string())
+}
+
+/// How long it is until a time in seconds since 1970: `11 h 59 min left`, or `over`.
+pub fn lasting(until: i64) -> String {
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let minutes = (until - now) / 60;
+    match minutes {
+        ..0 => "over".to_owned(),
+        0 if until <= now => "over".to_owned(),
+        0 => "less than a minute left".to_owned(),
+        1..60 => format!("{minutes} min left"),
+        _ => format!("{} h {} min left", minutes / 60, minutes % 60),
+    }
+}
+
 /// Text from outside, made harmless on a terminal: control characters and those that reorder
 /// text are shown as escapes, so that nobody can forge a line or a hint.
 pub fn neutral(text: &str) -> Cow<'_, str> {

@@ -8,6 +8,7 @@
 //! | [`layout`] | the files of a store: C2SP `tlog-tiles`, entry bundles, recordings |
 //! | [`tree`] | roots and proofs from tiles |
 //! | [`note`] | keys and signed checkpoints |
+//! | [`verify`] | what an auditor demands of a store |
 //! | [`witness`] | what a client demands of an agent's log |
 
 pub mod event;
@@ -16,4 +17,5 @@ pub mod note;
 pub mod ocsf;
 pub mod sealed;
 pub mod tree;
+pub mod verify;
 pub mod witness;
