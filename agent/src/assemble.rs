@@ -238,6 +238,7 @@ impl Core {
     pub(crate) fn each_minute(self: &Arc<Self>) {
         self.limits.sweep(Instant::now());
         let core = Arc::clone(self);
-        self.tasks.spawn(async move { core.strangers.report(&core.evidence).await });
+        self.tasks
+            .spawn(async move { core.strangers.report(&core.evidence).await });
     }
 }

@@ -253,9 +253,9 @@ impl End {
             Self::Pipe(PipeError::Lost(_)) => None,
             Self::Pipe(error) => Some(error.to_string()),
             Self::Target(_) => Some("the target broke the connection".to_owned()),
-            Self::Ssh => Some(
-                "a tunnel must not carry SSH; use postern connect or postern proxy".to_owned(),
-            ),
+            Self::Ssh => {
+                Some("a tunnel must not carry SSH; use postern connect or postern proxy".to_owned())
+            }
             Self::Ordered(ending) => ending.message.clone(),
             Self::Internal(_) => Some("the agent failed; its log tells why".to_owned()),
         }
@@ -318,14 +318,22 @@ mod tests {
         assert_eq!(end.detail().as_deref(), Some("secret path /etc/x"));
 
         let failed = Refusal::Evidence(EvidenceError::Failed("/var/x: no space".into()));
-        assert!(!failed.denied(SessionId::from_parts(1, 1)).message.contains("/var/x"));
+        assert!(
+            !failed
+                .denied(SessionId::from_parts(1, 1))
+                .message
+                .contains("/var/x")
+        );
     }
 
     #[test]
     fn a_lost_network_is_not_a_protocol_error() {
         let lost = End::Pipe(PipeError::Lost("reset".into()));
         assert_eq!(lost.reason(), CloseReason::Client);
-        assert_eq!(lost.detail().as_deref(), Some("the network was lost: reset"));
+        assert_eq!(
+            lost.detail().as_deref(),
+            Some("the network was lost: reset")
+        );
     }
 
     #[test]

@@ -178,7 +178,10 @@ fn issue() -> Issued {
     };
     let clients = ["alice", "bobby"].map(certify).into();
     Issued {
-        server: (server, PrivateKeyDer::from_pem_slice(server_key.as_bytes()).unwrap()),
+        server: (
+            server,
+            PrivateKeyDer::from_pem_slice(server_key.as_bytes()).unwrap(),
+        ),
         own: ca.certificate().clone(),
         certificates: Certificates {
             root: servers.certificate().clone(),
@@ -398,7 +401,9 @@ impl Agent {
         let tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from("bastion-1").unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+        TlsConnector::from(Arc::new(config))
+            .connect(name, tcp)
+            .await
     }
 
     /// A listener that the dialler reaches from now on.

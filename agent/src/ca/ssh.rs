@@ -76,7 +76,11 @@ impl SshUserCa {
     }
 
     /// Certifies `key` for one login: five minutes, one user, only what was granted.
-    pub fn certify(&self, key: &PublicKey, request: &UserRequest<'_>) -> Result<Certificate, CaError> {
+    pub fn certify(
+        &self,
+        key: &PublicKey,
+        request: &UserRequest<'_>,
+    ) -> Result<Certificate, CaError> {
         let mut builder = builder(key, request.now, USER_LIFETIME)?;
         builder.cert_type(CertType::User)?;
         builder.serial(u64::from_be_bytes(super::random()?))?;
@@ -109,7 +113,12 @@ impl SshHostCa {
     }
 
     /// Certifies the agent's host key for `*.postern`.
-    pub fn certify(&self, host_key: &PublicKey, agent: &str, now: i64) -> Result<Certificate, CaError> {
+    pub fn certify(
+        &self,
+        host_key: &PublicKey,
+        agent: &str,
+        now: i64,
+    ) -> Result<Certificate, CaError> {
         let mut builder = builder(host_key, now, HOST_LIFETIME)?;
         builder.cert_type(CertType::Host)?;
         builder.serial(u64::from_be_bytes(super::random()?))?;
@@ -163,7 +172,12 @@ fn builder(key: &PublicKey, now: i64, lifetime: i64) -> Result<Builder, CaError>
 /// sshd logs the key id: it ties the target's log to ours. The ARN is for people; only printable
 /// ASCII of it gets there.
 fn key_id(request: &UserRequest<'_>) -> String {
-    let arn: String = request.principal.arn.chars().filter(char::is_ascii_graphic).collect();
+    let arn: String = request
+        .principal
+        .arn
+        .chars()
+        .filter(char::is_ascii_graphic)
+        .collect();
     let mut id = format!("{} {} {arn}", request.principal.key(), request.session);
     id.truncate(512);
     id
@@ -204,24 +218,37 @@ mod tests {
         assert_eq!(certificate.valid_before(), NOW as u64 + 300);
         assert!(certificate.extensions().is_empty());
         assert!(certificate.critical_options().is_empty());
-        assert!(certificate.key_id().starts_with(
-            "111122223333/AIDAALICEALICEALICE1 0000000001"
-        ));
+        assert!(
+            certificate
+                .key_id()
+                .starts_with("111122223333/AIDAALICEALICEALICE1 0000000001")
+        );
         let trusted = ca.public_key().fingerprint(russh::keys::HashAlg::Sha256);
         certificate.validate_at(NOW as u64, [&trusted]).unwrap();
-        assert!(certificate.validate_at(NOW as u64 + 301, [&trusted]).is_err());
+        assert!(
+            certificate
+                .validate_at(NOW as u64 + 301, [&trusted])
+                .is_err()
+        );
     }
 
     #[test]
     fn a_user_certificate_permits_only_what_was_granted() {
         let (_, certificate) = certify(
             Some("::ffff:10.0.0.5"),
-            &[SshExtension::Pty, SshExtension::AgentForwarding, SshExtension::Pty],
+            &[
+                SshExtension::Pty,
+                SshExtension::AgentForwarding,
+                SshExtension::Pty,
+            ],
         );
         let names: Vec<_> = certificate.extensions().keys().collect();
         assert_eq!(names, ["permit-agent-forwarding", "permit-pty"]);
         assert_eq!(
-            certificate.critical_options().get("source-address").unwrap(),
+            certificate
+                .critical_options()
+                .get("source-address")
+                .unwrap(),
             "10.0.0.5/32"
         );
     }

@@ -198,8 +198,7 @@ impl Flusher {
             if progress.logged_at.elapsed() < PROGRESS {
                 return true;
             }
-            let (Some(recording), Some(orders)) =
-                (progress.digest.clone(), self.orders.upgrade())
+            let (Some(recording), Some(orders)) = (progress.digest.clone(), self.orders.upgrade())
             else {
                 return false;
             };

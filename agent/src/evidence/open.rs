@@ -179,11 +179,14 @@ impl Evidence {
             entries: writer.log.size(),
             kept: recovered.kept.len() as u64,
             dropped: recovered.dropped,
-            interrupted: interrupted.iter().filter_map(|event| event.session).collect(),
+            interrupted: interrupted
+                .iter()
+                .filter_map(|event| event.session)
+                .collect(),
             warnings: warnings(&settings),
         };
-        let mut events = key_change(&settings, &writer.log.signers, &old_checkpoint)
-            .map_err(OpenError::Key)?;
+        let mut events =
+            key_change(&settings, &writer.log.signers, &old_checkpoint).map_err(OpenError::Key)?;
         events.push(agent_event(Fact::AgentStarted {
             version: VERSION.to_owned(),
             recipients: auditors.texts().to_vec(),
@@ -192,8 +195,8 @@ impl Evidence {
         events.extend(interrupted);
         writer.begin(events)?;
 
-        let evidence = start(settings, vkey, auditors, health, writer, checkpoint, lock)
-            .map_err(fault)?;
+        let evidence =
+            start(settings, vkey, auditors, health, writer, checkpoint, lock).map_err(fault)?;
         Ok((evidence, startup))
     }
 }
@@ -346,9 +349,10 @@ fn start(
         .flusher
         .push(spawn("evidence-flush", Box::new(move || flusher.run()))?);
     let watchdog = Arc::clone(&health);
-    threads
-        .log
-        .push(spawn("evidence-watch", Box::new(move || watchdog.run_watchdog()))?);
+    threads.log.push(spawn(
+        "evidence-watch",
+        Box::new(move || watchdog.run_watchdog()),
+    )?);
     Ok(Evidence {
         shared: Arc::new(Shared {
             folder: settings.folder,

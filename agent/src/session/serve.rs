@@ -354,7 +354,10 @@ impl Attempt<'_> {
     fn decide(&mut self, target: &Arc<Target>) -> Result<Grant, Refusal> {
         let hash = open_hash(self.open);
         if let Some(session) = self.open.approved
-            && self.core.step_ups.take(session, self.who.key_hash(), &hash, Instant::now())
+            && self
+                .core
+                .step_ups
+                .take(session, self.who.key_hash(), &hash, Instant::now())
             && let Some(fresh) = (self.core.doors.approval)(&self.who, &hash, session)
         {
             self.fresh = Some(fresh);
@@ -464,7 +467,11 @@ impl Attempt<'_> {
         } else {
             tracing::warn!(session = %self.id, principal = %principal.arn, ?code, reason, "denied");
         }
-        if !self.core.limits.may_log_denial(&principal.key(), Instant::now()) {
+        if !self
+            .core
+            .limits
+            .may_log_denial(&principal.key(), Instant::now())
+        {
             return;
         }
         let target = self.target.as_ref().map(|target| EventTarget {
@@ -538,9 +545,7 @@ impl Session {
     pub(crate) fn linger(&self, lifetimes: &Lifetimes) -> std::time::Duration {
         match self.access {
             Access::Ssh { .. } => std::time::Duration::ZERO,
-            Access::Tunnel { .. }
-                if self.grant.request().assurance == Assurance::AwsMfaFresh =>
-            {
+            Access::Tunnel { .. } if self.grant.request().assurance == Assurance::AwsMfaFresh => {
                 lifetimes.detach
             }
             Access::Tunnel { .. } => lifetimes.linger,

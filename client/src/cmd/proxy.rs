@@ -38,7 +38,10 @@ pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> 
 
 fn request(context: &Context, args: &ProxyArgs) -> Result<Request, Error> {
     let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
-    let stripped = args.destination.strip_suffix(SUFFIX).unwrap_or(&args.destination);
+    let stripped = args
+        .destination
+        .strip_suffix(SUFFIX)
+        .unwrap_or(&args.destination);
     let target: TargetName = stripped.parse().map_err(usage)?;
     let (user, target) = super::connect::destination(context, None, &target)?;
     Ok(Request {
@@ -56,7 +59,11 @@ async fn carry(
     mut local: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), Error> {
     let early = first_words(&mut local).await?;
-    let Opened { granted, mut wire, seen } = gateway.open(request, &early).await?;
+    let Opened {
+        granted,
+        mut wire,
+        seen,
+    } = gateway.open(request, &early).await?;
     super::connect::describe(context, &granted);
     if let Err(error) = check_port(port, &granted.target.address) {
         wire.farewell(CloseReason::Client).await;
@@ -77,18 +84,26 @@ fn check_port(port: Option<u16>, address: &str) -> Result<(), Error> {
     let Some(port) = port.filter(|port| *port != DEFAULT_PORT) else {
         return Ok(());
     };
-    if address.rsplit_once(':').and_then(|(_, real)| real.parse().ok()) == Some(port) {
+    if address
+        .rsplit_once(':')
+        .and_then(|(_, real)| real.parse().ok())
+        == Some(port)
+    {
         return Ok(());
     }
-    Err(Error::usage(format!("SSH of this target is at {address}, not at port {port}"))
-        .hint("leave the port away; for other ports there is `postern forward`"))
+    Err(Error::usage(format!(
+        "SSH of this target is at {address}, not at port {port}"
+    ))
+    .hint("leave the port away; for other ports there is `postern forward`"))
 }
 
 async fn first_words(local: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, Error> {
     let mut early = BytesMut::with_capacity(EARLY_DATA);
     match tokio::time::timeout(IDENTIFICATION, local.read_buf(&mut early)).await {
-        Ok(Ok(0)) => Err(Error::usage("nothing is to be carried: the standard input is at its end")
-            .hint("`proxy` is for the ProxyCommand of ssh; see `postern ssh-config`")),
+        Ok(Ok(0)) => Err(Error::usage(
+            "nothing is to be carried: the standard input is at its end",
+        )
+        .hint("`proxy` is for the ProxyCommand of ssh; see `postern ssh-config`")),
         Ok(Ok(_)) => Ok(early.freeze()),
         Ok(Err(error)) => Err(Error::failed(format!("the standard input failed: {error}"))),
         // A program that waits to be spoken to.

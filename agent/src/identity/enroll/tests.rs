@@ -90,7 +90,12 @@ impl Lab {
     }
 
     fn facts(&self) -> Vec<Fact> {
-        self.events.lock().unwrap().iter().map(|event| event.fact.clone()).collect()
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|event| event.fact.clone())
+            .collect()
     }
 }
 
@@ -193,14 +198,15 @@ impl Client {
         }
         .bind();
         let date = date_of(now() + self.skew);
-        let code = self.step_up.as_ref().map(|s| (s.serial.as_str(), s.code.as_str()));
+        let code = self
+            .step_up
+            .as_ref()
+            .map(|s| (s.serial.as_str(), s.code.as_str()));
         let identity = StsRequest::identity(&challenge.sts_host, &bind);
         let attest = StsRequest::attest(&challenge.sts_host, &bind, self.role, code);
-        let pair = EcdsaKeyPair::from_pkcs8(
-            &ECDSA_P256_SHA256_ASN1_SIGNING,
-            self.key.serialized_der(),
-        )
-        .unwrap();
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, self.key.serialized_der())
+                .unwrap();
         let signature = pair
             .sign(&SystemRandom::new(), &key_challenge(&nonce, &self.exporter))
             .unwrap();
@@ -233,7 +239,10 @@ async fn an_mfa_session_gets_a_certificate_that_says_what_aws_attested() {
     let chain = ca::certificates_from_pem(chain.as_bytes()).unwrap();
     assert_eq!(chain[1], *lab.bench.client_ca.certificate());
     let read = ClientCertificate::from_der(&chain[0]).unwrap();
-    assert_eq!(read.subject.principal.key(), format!("111122223333/{ALICE}"));
+    assert_eq!(
+        read.subject.principal.key(),
+        format!("111122223333/{ALICE}")
+    );
     assert_eq!(read.subject.assurance, Assurance::AwsMfa);
     assert_eq!(read.subject.aws_request_ids, ["request-1", "request-2"]);
     assert_eq!(read.key_hash, ca::client::key_hash(&spki));
@@ -280,7 +289,10 @@ async fn only_the_signed_headers_and_fixed_ones_reach_sts() {
     assert_eq!(seen[0].form("Action"), Some("GetCallerIdentity"));
     assert_eq!(seen[1].form("Action"), Some("AssumeRole"));
     assert!(seen[1].form("Policy").unwrap().contains("Deny"));
-    assert_eq!(seen[0].header("postern-bind"), seen[1].form("RoleSessionName").unwrap());
+    assert_eq!(
+        seen[0].header("postern-bind"),
+        seen[1].form("RoleSessionName").unwrap()
+    );
 }
 
 #[tokio::test]
@@ -288,7 +300,9 @@ async fn a_session_without_mfa_is_refused() {
     let lab = Lab::new(genuine(false)).await;
     assert_eq!(lab.refused(client()).await.0, RefuseCode::Mfa);
     // AWS had said who it was: an event of its own.
-    assert!(matches!(lab.facts().as_slice(), [Fact::EnrollmentRefused { code, .. }] if code == "mfa"));
+    assert!(
+        matches!(lab.facts().as_slice(), [Fact::EnrollmentRefused { code, .. }] if code == "mfa")
+    );
 }
 
 #[tokio::test]
@@ -311,7 +325,10 @@ async fn a_proof_for_another_connection_agent_nonce_or_role_is_refused() {
     let (outcome, _) = lab.connect(client(), [8; 32]).await;
     assert!(matches!(
         outcome,
-        Some(Outcome::Refused { code: RefuseCode::Proof, .. })
+        Some(Outcome::Refused {
+            code: RefuseCode::Proof,
+            ..
+        })
     ));
     let replayed = Client {
         nonce: Some([3; 32]),
@@ -433,7 +450,10 @@ async fn a_message_that_is_not_one_proof_is_refused() {
             ..client()
         };
         let (outcome, end) = lab.enroll(message).await;
-        assert!(outcome.is_none() && matches!(end, EnrollEnd::Broken(_)), "{end:?}");
+        assert!(
+            outcome.is_none() && matches!(end, EnrollEnd::Broken(_)),
+            "{end:?}"
+        );
     }
     assert!(lab.sts.seen().is_empty());
 }
@@ -483,7 +503,12 @@ fn caller_is(arn: &str, user_id: &str, account: &str) -> impl Fn(&Seen) -> Reply
 #[tokio::test]
 async fn root_role_sessions_federated_users_and_other_accounts_are_refused() {
     for (arn, id, account, expected) in [
-        ("arn:aws:iam::111122223333:root", "111122223333", "111122223333", RefuseCode::Caller),
+        (
+            "arn:aws:iam::111122223333:root",
+            "111122223333",
+            "111122223333",
+            RefuseCode::Caller,
+        ),
         (
             "arn:aws:sts::111122223333:assumed-role/ops/alice",
             "AROAEXAMPLEEXAMPLE11:alice",
@@ -496,8 +521,18 @@ async fn root_role_sessions_federated_users_and_other_accounts_are_refused() {
             "111122223333",
             RefuseCode::Caller,
         ),
-        ("arn:aws:iam::999999999999:user/alice", ALICE, "999999999999", RefuseCode::Caller),
-        ("arn:aws:iam::999999999999:user/alice", ALICE, "111122223333", RefuseCode::Sts),
+        (
+            "arn:aws:iam::999999999999:user/alice",
+            ALICE,
+            "999999999999",
+            RefuseCode::Caller,
+        ),
+        (
+            "arn:aws:iam::999999999999:user/alice",
+            ALICE,
+            "111122223333",
+            RefuseCode::Sts,
+        ),
     ] {
         let lab = Lab::new(caller_is(arn, id, account)).await;
         assert_eq!(lab.refused(client()).await.0, expected, "{arn}");
@@ -516,18 +551,30 @@ async fn an_echo_of_another_role_session_or_account_is_refused() {
     ] {
         let usual = genuine(true);
         let lab = Lab::new(move |seen| match seen.form("RoleSessionName") {
-            Some(bind) => http("200 OK", "text/xml", &assumed_xml(&arn.replace("BIND", bind))),
+            Some(bind) => http(
+                "200 OK",
+                "text/xml",
+                &assumed_xml(&arn.replace("BIND", bind)),
+            ),
             None => usual(seen),
         })
         .await;
         let (code, reason) = lab.refused(client()).await;
-        assert_eq!((code, reason.contains("another role")), (RefuseCode::Sts, true), "{arn}");
+        assert_eq!(
+            (code, reason.contains("another role")),
+            (RefuseCode::Sts, true),
+            "{arn}"
+        );
     }
 }
 
 #[tokio::test]
 async fn hostile_answers_of_sts_are_refused() {
-    let good = identity_xml("arn:aws:iam::111122223333:user/alice", ALICE, "111122223333");
+    let good = identity_xml(
+        "arn:aws:iam::111122223333:user/alice",
+        ALICE,
+        "111122223333",
+    );
     let doubled = good.replace("<Account>", "<Account>111122223333</Account><Account>");
     let json = format!("{{\"a\":{}}}", serde_json::to_string(&good).unwrap());
     let redirect = "HTTP/1.1 302 Found\r\nlocation: https://localhost:1/\r\n\
@@ -548,7 +595,11 @@ async fn hostile_answers_of_sts_are_refused() {
         http("503 Service Unavailable", "text/xml", &good),
         http("403 Forbidden", "text/html", "<html/>"),
         http("403 Forbidden", "text/xml", &good),
-        http("200 OK", "text/xml", &assumed_xml("arn:aws:sts::111122223333:assumed-role/x/y")),
+        http(
+            "200 OK",
+            "text/xml",
+            &assumed_xml("arn:aws:sts::111122223333:assumed-role/x/y"),
+        ),
         Reply::Bytes(
             format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-encoding: gzip\r\n\
@@ -556,7 +607,9 @@ async fn hostile_answers_of_sts_are_refused() {
             )
             .into_bytes(),
         ),
-        Reply::Bytes(b"HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-length: 999\r\n\r\n<a".to_vec()),
+        Reply::Bytes(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-length: 999\r\n\r\n<a".to_vec(),
+        ),
         Reply::Bytes(b"garbage\r\n\r\n".to_vec()),
         Reply::Bytes(vec![]),
         Reply::Flood,
@@ -590,7 +643,9 @@ async fn an_sts_that_does_not_answer_is_given_up() {
 async fn a_private_address_is_asked_only_when_the_endpoint_is_configured() {
     let sts = FakeSts::start(genuine(true)).await;
     let bench = Bench::new(&sts.settings, "");
-    let client_of = StsClient::new(&bench.config.sts).unwrap().as_if_not_configured();
+    let client_of = StsClient::new(&bench.config.sts)
+        .unwrap()
+        .as_if_not_configured();
     let lab = Lab::assemble(bench, sts, client_of);
     let (code, reason) = lab.refused(client()).await;
     assert_eq!(code, RefuseCode::Sts);
@@ -600,7 +655,10 @@ async fn a_private_address_is_asked_only_when_the_endpoint_is_configured() {
 
 #[tokio::test]
 async fn an_sts_whose_certificate_is_of_another_ca_is_not_believed() {
-    let (good, impostor) = (FakeSts::start(genuine(true)).await, FakeSts::start(genuine(true)).await);
+    let (good, impostor) = (
+        FakeSts::start(genuine(true)).await,
+        FakeSts::start(genuine(true)).await,
+    );
     let settings = good.settings.replace(
         &good.address.port().to_string(),
         &impostor.address.port().to_string(),
@@ -628,9 +686,17 @@ async fn error_codes_of_aws_become_refusals_that_say_what_to_do() {
 #[tokio::test]
 async fn a_user_on_the_deny_list_gets_no_new_certificate() {
     let lab = Lab::new(genuine(true)).await;
-    std::fs::write(&lab.bench.config.deny, format!("user 111122223333/{ALICE}\n")).unwrap();
+    std::fs::write(
+        &lab.bench.config.deny,
+        format!("user 111122223333/{ALICE}\n"),
+    )
+    .unwrap();
     let own = lab.bench.client_ca.certificate();
-    lab.enroller.parts.trust.reload(&lab.bench.config, own).unwrap();
+    lab.enroller
+        .parts
+        .trust
+        .reload(&lab.bench.config, own)
+        .unwrap();
     assert_eq!(lab.refused(client()).await.0, RefuseCode::Caller);
     // The attestation is not even asked for.
     assert_eq!(lab.sts.seen().len(), 1);
@@ -639,12 +705,19 @@ async fn a_user_on_the_deny_list_gets_no_new_certificate() {
 #[tokio::test]
 async fn enrolment_is_closed_while_the_attestation_role_is_unsound() {
     let lab = Lab::new(genuine(true)).await;
-    lab.state.send_replace(AttestationState::Closed("lost its condition".into()));
+    lab.state
+        .send_replace(AttestationState::Closed("lost its condition".into()));
     let (code, reason) = lab.refused(client()).await;
-    assert_eq!((code, reason.as_str()), (RefuseCode::Closed, "lost its condition"));
+    assert_eq!(
+        (code, reason.as_str()),
+        (RefuseCode::Closed, "lost its condition")
+    );
     assert!(lab.sts.seen().is_empty());
     lab.state.send_replace(AttestationState::Open);
-    assert!(matches!(lab.enroll(client()).await.1, EnrollEnd::Issued { .. }));
+    assert!(matches!(
+        lab.enroll(client()).await.1,
+        EnrollEnd::Issued { .. }
+    ));
 }
 
 #[tokio::test]
@@ -654,7 +727,10 @@ async fn nothing_is_issued_when_the_event_cannot_be_written() {
     let (code, reason) = lab.refused(client()).await;
     assert_eq!((code, reason.as_str()), (RefuseCode::Closed, "disk full"));
     let session = SessionId::from_parts(1, 1);
-    assert_eq!(lab.refused(step_up(session, [5; 32])).await.0, RefuseCode::Closed);
+    assert_eq!(
+        lab.refused(step_up(session, [5; 32])).await.0,
+        RefuseCode::Closed
+    );
 }
 
 #[tokio::test]
@@ -686,11 +762,26 @@ async fn a_step_up_is_an_approval_for_one_key_and_one_open_and_no_certificate() 
         aws_request_ids: vec![],
     };
     let alice = who(ca::client::key_hash(&spki));
-    assert!(lab.approvals.take(&alice, &[6; 32], session, now()).is_none());
-    assert!(lab.approvals.take(&who([0; 32]), &[5; 32], session, now()).is_none());
-    let approval = lab.approvals.take(&alice, &[5; 32], session, now()).unwrap();
+    assert!(
+        lab.approvals
+            .take(&alice, &[6; 32], session, now())
+            .is_none()
+    );
+    assert!(
+        lab.approvals
+            .take(&who([0; 32]), &[5; 32], session, now())
+            .is_none()
+    );
+    let approval = lab
+        .approvals
+        .take(&alice, &[5; 32], session, now())
+        .unwrap();
     assert_eq!(approval.aws_request_ids, ["request-1", "request-2"]);
-    assert!(lab.approvals.take(&alice, &[5; 32], session, now()).is_none());
+    assert!(
+        lab.approvals
+            .take(&alice, &[5; 32], session, now())
+            .is_none()
+    );
     let events = lab.events.lock().unwrap();
     assert!(matches!(events[0].fact, Fact::StepUpApproved { .. }));
     assert_eq!(events[0].session, Some(session));
@@ -785,7 +876,10 @@ async fn a_client_that_sends_no_proof_is_dropped_after_its_deadline() {
     let mut lab = Lab::new(genuine(true)).await;
     lab.enroller.proof_deadline = Duration::from_millis(50);
     let (_near, far) = tokio::io::duplex(4096);
-    let end = lab.enroller.serve(far, &EXPORTER, SOURCE.parse().unwrap()).await;
+    let end = lab
+        .enroller
+        .serve(far, &EXPORTER, SOURCE.parse().unwrap())
+        .await;
     let EnrollEnd::Broken(error) = end else {
         panic!("{end:?}");
     };
@@ -836,7 +930,14 @@ fn every_refusal_says_what_to_do() {
     ];
     let text: Vec<_> = refusals
         .iter()
-        .map(|r| format!("{}: {}\n  hint: {}", r.code_name(), r.message, r.hint.as_ref().unwrap()))
+        .map(|r| {
+            format!(
+                "{}: {}\n  hint: {}",
+                r.code_name(),
+                r.message,
+                r.hint.as_ref().unwrap()
+            )
+        })
         .collect();
     insta::assert_snapshot!(text.join("\n"), @"");
 }

@@ -6,9 +6,7 @@ use std::io;
 use super::report::{Fault, Outside, Report, Session, SessionState};
 use super::{StoreReader, Trust, read};
 use crate::audit::event::{Event, Fact, RecordingDigest};
-use crate::audit::layout::{
-    BUNDLE_LIMIT, CHECKPOINT_LIMIT, StorePath, TILE_WIDTH, split_entries,
-};
+use crate::audit::layout::{BUNDLE_LIMIT, CHECKPOINT_LIMIT, StorePath, TILE_WIDTH, split_entries};
 use crate::audit::note::{Checkpoint, LogIdentity};
 use crate::audit::ocsf::{self, Seal};
 use crate::audit::tree::{self, Edge, HASH_SIZE, Hash, TileEdge};
@@ -142,7 +140,9 @@ impl Walk<'_> {
                 // A removal was named already; what is missing at the end follows from it.
                 let named = |fault: &Fault| matches!(fault, Fault::EntryRemoved { entry } if *entry >= first);
                 if !report.faults.iter().any(named) {
-                    report.faults.push(Fault::EntriesMissing { from, to: size - 1 });
+                    report
+                        .faults
+                        .push(Fault::EntriesMissing { from, to: size - 1 });
                 }
                 break;
             }
