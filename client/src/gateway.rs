@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use postern_proto::audit::note::Checkpoint;
 use postern_proto::gateway::message::{
-    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, join_proof,
-    open_hash,
+    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, Witness,
+    join_proof, open_hash,
 };
 use postern_proto::names::{SessionId, TargetName};
 use thiserror::Error;
@@ -108,6 +108,8 @@ pub struct Request {
 pub struct Membership {
     session: SessionId,
     secret: HexSecret,
+    evidence: Witness,
+    seen: Checkpoint,
 }
 
 /// A pipe that runs.
@@ -126,6 +128,8 @@ impl Opened {
         Membership {
             session: self.granted.session,
             secret: self.granted.secret.clone(),
+            evidence: self.granted.evidence.clone(),
+            seen: self.seen.clone(),
         }
     }
 }
@@ -202,8 +206,8 @@ impl Gateway {
     }
 
     /// A connection for HTTP requests; a refused certificate shows on its first use.
-    pub async fn http(&self) -> Result<Connection, TransportError> {
-        self.current().dialer.http().await
+    pub async fn http(&self) -> Result<Connection, GatewayError> {
+        Ok(self.current().dialer.http().await?)
     }
 
     /// Accepts the evidence in the `Close` of a pipe that was granted with `seen`.
@@ -251,7 +255,7 @@ impl Gateway {
                     if session.is_some_and(|session| session.session != granted.session) {
                         return Err(self.contradiction("the pipe is of another session"));
                     }
-                    return self.accept(*granted, wire, known.as_ref(), request);
+                    return self.accept(*granted, wire, known.as_ref(), request, session);
                 }
                 Ok(Answer::Denied(denied)) => match denied.code {
                     DenyCode::Certificate if !renewed => {
@@ -317,11 +321,16 @@ impl Gateway {
         wire: Wire<Connection>,
         known: Option<&Checkpoint>,
         request: &Request,
+        session: Option<&Membership>,
     ) -> Result<Opened, GatewayError> {
         if matches!(request.kind, OpenKind::Ssh { .. }) && granted.ssh_host_ca.is_none() {
             return Err(self.contradiction("an SSH session without a host CA"));
         }
-        let seen = self.memory.accept(&granted.evidence, known)?;
+        let seen = match session {
+            // A further pipe rests on the event of its session's grant, which was accepted.
+            Some(session) if session.evidence == granted.evidence => session.seen.clone(),
+            _ => self.memory.accept(&granted.evidence, known)?,
+        };
         Ok(Opened {
             granted,
             wire,
@@ -352,6 +361,11 @@ impl Gateway {
             .await?;
         open.approved = denied.session;
         Ok(())
+    }
+
+    /// Replaces a certificate that HTTP refused.
+    pub(crate) async fn renew_current(&self) -> Result<(), GatewayError> {
+        self.renew(&self.current()).await
     }
 
     async fn renew(&self, refused: &Arc<Access>) -> Result<(), GatewayError> {

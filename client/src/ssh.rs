@@ -27,6 +27,8 @@ mod host_key;
 pub mod link;
 pub mod shell;
 pub mod terminal;
+#[cfg(test)]
+mod tests;
 
 use thiserror::Error;
 

@@ -72,9 +72,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         &mut self.machine
     }
 
-    /// The connection below.
-    pub(crate) fn stream(&self) -> &S {
-        &self.stream
+    /// Says something before the machine does: the agent's part, which tests play.
+    #[cfg(test)]
+    pub(crate) fn say(&mut self, frame: Bytes) {
+        assert!(!self.writing.has_remaining());
+        self.writing = frame;
     }
 
     /// Writes all that the machine has to say. Ready when it is written and flushed.
