@@ -99,7 +99,7 @@ impl Keeper {
                 let core = Arc::clone(&self.core);
                 self.core.tasks.spawn(async move {
                     let ordered = session.ending.borrow().clone();
-                    let end = ordered.map_or(End::Done { exit_status: None }, End::Ordered);
+                    let end = ordered.map_or(End::Done, End::Ordered);
                     core.sessions.close(&session, &end).await;
                 });
             }

@@ -160,6 +160,7 @@ impl Attempt<'_> {
             return Err(Refusal::Draining);
         }
         self.core.evidence.admit()?;
+        (self.core.rules.admit)(&self.who, self.peer.source.ip())?;
         let target = self.find()?;
         self.target = Some(Arc::clone(&target));
         self.refuse_ssh_port()?;
@@ -192,7 +193,10 @@ impl Attempt<'_> {
         };
         // Nothing is granted that is not written down.
         let event = self.event(Some(event_target.clone()), granted);
-        let witness = self.core.evidence.append(event).await?;
+        let mut witness = self.core.evidence.append(event).await?;
+        if let Some(known) = self.open.known_size {
+            self.core.evidence.prove_growth(&mut witness, known).await?;
+        }
         let session = Session::new(Beginning {
             id: self.id,
             grant,
@@ -280,7 +284,7 @@ impl Attempt<'_> {
                     Err(error) => {
                         session.end_for(&error);
                         let ending = session.ending.borrow().clone();
-                        let end = ending.map_or(End::Done { exit_status: None }, End::Ordered);
+                        let end = ending.map_or(End::Done, End::Ordered);
                         place.leave(self.core, &end).await;
                         return Err(error.into());
                     }
