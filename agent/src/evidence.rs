@@ -84,6 +84,9 @@ struct Shared {
     record_input: bool,
     bulk_programs: Vec<String>,
     threads: Mutex<Threads>,
+    /// The folder of [`Evidence::default`], removed with the store.
+    #[cfg(test)]
+    temporary: std::sync::OnceLock<tempfile::TempDir>,
 }
 
 /// In the order in which they end.
@@ -368,6 +371,26 @@ async fn join(threads: Vec<JoinHandle<()>>) -> Result<(), EvidenceError> {
 /// How long closing a recording may take when a disk hangs: less than the second in which
 /// sessions must end.
 const CLOSE_DEADLINE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// For tests of what stands on evidence: a real store in a folder of its own.
+#[cfg(test)]
+impl Default for Evidence {
+    fn default() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (settings, _) = tests::settings(folder.path());
+        let (evidence, _) = Self::open(settings).expect("an evidence store");
+        drop(evidence.shared.temporary.set(folder));
+        evidence
+    }
+}
+
+#[cfg(test)]
+impl Evidence {
+    /// Makes the store fail, as a full disk would.
+    pub(crate) fn fail(&self) {
+        self.shared.health.broke("a write", &"the disk is gone");
+    }
+}
 
 #[cfg(test)]
 impl Evidence {

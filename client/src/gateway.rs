@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use postern_proto::gateway::message::{
-    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, join_proof, open_hash,
-};
 use postern_proto::audit::note::Checkpoint;
+use postern_proto::gateway::message::{
+    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, Witness,
+    join_proof, open_hash,
+};
 use postern_proto::names::{SessionId, TargetName};
 use thiserror::Error;
 
@@ -57,7 +58,11 @@ impl Identity for Context {
         certificate: &'a ClientCertificate,
         denied: &'a Denied,
     ) -> BoxFuture<'a, Result<(), IdentityError>> {
-        Box::pin(async move { identity::step_up(self, agent, certificate, denied).await.map(drop) })
+        Box::pin(async move {
+            identity::step_up(self, agent, certificate, denied)
+                .await
+                .map(drop)
+        })
     }
 }
 
@@ -103,6 +108,8 @@ pub struct Request {
 pub struct Membership {
     session: SessionId,
     secret: HexSecret,
+    evidence: Witness,
+    seen: Checkpoint,
 }
 
 /// A pipe that runs.
@@ -121,6 +128,8 @@ impl Opened {
         Membership {
             session: self.granted.session,
             secret: self.granted.secret.clone(),
+            evidence: self.granted.evidence.clone(),
+            seen: self.seen.clone(),
         }
     }
 }
@@ -157,7 +166,10 @@ impl Gateway {
         let memory = Memory::new(state, &agent)?;
         let certificate = identity.certified(&agent, None).await?;
         let dialer = Dialer::new(&agent, &certificate)?;
-        let access = Mutex::new(Arc::new(Access { certificate, dialer }));
+        let access = Mutex::new(Arc::new(Access {
+            certificate,
+            dialer,
+        }));
         Ok(Arc::new(Self {
             agent,
             identity,
@@ -194,8 +206,8 @@ impl Gateway {
     }
 
     /// A connection for HTTP requests; a refused certificate shows on its first use.
-    pub async fn http(&self) -> Result<Connection, TransportError> {
-        self.current().dialer.http().await
+    pub async fn http(&self) -> Result<Connection, GatewayError> {
+        Ok(self.current().dialer.http().await?)
     }
 
     /// Accepts the evidence in the `Close` of a pipe that was granted with `seen`.
@@ -232,7 +244,10 @@ impl Gateway {
                 None => access.dialer.pipe().await,
             };
             let answer = match connection {
-                Ok(connection) => self.ask(&access, connection, &mut open, session, early).await,
+                Ok(connection) => {
+                    self.ask(&access, connection, &mut open, session, early)
+                        .await
+                }
                 Err(error) => Err(error.into()),
             };
             match answer {
@@ -240,7 +255,7 @@ impl Gateway {
                     if session.is_some_and(|session| session.session != granted.session) {
                         return Err(self.contradiction("the pipe is of another session"));
                     }
-                    return self.accept(*granted, wire, known.as_ref(), request);
+                    return self.accept(*granted, wire, known.as_ref(), request, session);
                 }
                 Ok(Answer::Denied(denied)) => match denied.code {
                     DenyCode::Certificate if !renewed => {
@@ -254,8 +269,11 @@ impl Gateway {
                     _ => return Err(GatewayError::Denied(denied)),
                 },
                 // A spare may have died since it was last heard of.
-                Err(GatewayError::Transport(_) | GatewayError::Pipe(PipeError::Lost(_))) if was_spare => {}
-                Err(GatewayError::Transport(error)) if error.wants_new_certificate() && !renewed => {
+                Err(GatewayError::Transport(_) | GatewayError::Pipe(PipeError::Lost(_)))
+                    if was_spare => {}
+                Err(GatewayError::Transport(error))
+                    if error.wants_new_certificate() && !renewed =>
+                {
                     renewed = true;
                     self.renew(&access).await?;
                 }
@@ -272,20 +290,29 @@ impl Gateway {
         session: Option<&Membership>,
         early: &Bytes,
     ) -> Result<Answer<Connection>, GatewayError> {
-        open.join = match session {
-            Some(session) => {
-                let proof = session.prove(&connection);
-                Some(proof.ok_or_else(|| self.contradiction("the session's secret is not 32 bytes"))?)
-            }
-            None => None,
-        };
-        pipe::open(connection, open, early).await.map_err(|error| match error {
-            // With TLS 1.3 a refused certificate shows here.
-            PipeError::Lost(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-                access.dialer.explain(&error).into()
-            }
-            other => other.into(),
-        })
+        open.join =
+            match session {
+                Some(session) => {
+                    let proof = session.prove(&connection);
+                    Some(proof.ok_or_else(|| {
+                        self.contradiction("the session's secret is not 32 bytes")
+                    })?)
+                }
+                None => None,
+            };
+        pipe::open(connection, open, early)
+            .await
+            .map_err(|error| match error {
+                // With TLS 1.3 a refused certificate shows here.
+                PipeError::Lost(error)
+                    if error
+                        .get_ref()
+                        .is_some_and(|inner| inner.is::<rustls::Error>()) =>
+                {
+                    access.dialer.explain(&error).into()
+                }
+                other => other.into(),
+            })
     }
 
     fn accept(
@@ -294,12 +321,21 @@ impl Gateway {
         wire: Wire<Connection>,
         known: Option<&Checkpoint>,
         request: &Request,
+        session: Option<&Membership>,
     ) -> Result<Opened, GatewayError> {
         if matches!(request.kind, OpenKind::Ssh { .. }) && granted.ssh_host_ca.is_none() {
             return Err(self.contradiction("an SSH session without a host CA"));
         }
-        let seen = self.memory.accept(&granted.evidence, known)?;
-        Ok(Opened { granted, wire, seen })
+        let seen = match session {
+            // A further pipe rests on the event of its session's grant, which was accepted.
+            Some(session) if session.evidence == granted.evidence => session.seen.clone(),
+            _ => self.memory.accept(&granted.evidence, known)?,
+        };
+        Ok(Opened {
+            granted,
+            wire,
+            seen,
+        })
     }
 
     fn contradiction(&self, what: &'static str) -> GatewayError {
@@ -309,15 +345,27 @@ impl Gateway {
         }
     }
 
-    async fn step_up(&self, access: &Access, denied: &Denied, open: &mut Open) -> Result<(), GatewayError> {
+    async fn step_up(
+        &self,
+        access: &Access,
+        denied: &Denied,
+        open: &mut Open,
+    ) -> Result<(), GatewayError> {
         // The approval must be for what we asked, not for what somebody would like approved.
         if denied.open_hash.as_deref() != Some(hex::encode(open_hash(open)).as_str()) {
             return Err(self.contradiction("it wants a fresh code for another request"));
         }
         let _turn = self.asking.acquire().await;
-        self.identity.step_up(&self.agent, &access.certificate, denied).await?;
+        self.identity
+            .step_up(&self.agent, &access.certificate, denied)
+            .await?;
         open.approved = denied.session;
         Ok(())
+    }
+
+    /// Replaces a certificate that HTTP refused.
+    pub(crate) async fn renew_current(&self) -> Result<(), GatewayError> {
+        self.renew(&self.current()).await
     }
 
     async fn renew(&self, refused: &Arc<Access>) -> Result<(), GatewayError> {
@@ -330,7 +378,10 @@ impl Gateway {
             .certified(&self.agent, Some(&refused.certificate))
             .await?;
         let dialer = Dialer::new(&self.agent, &certificate)?;
-        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Access { certificate, dialer });
+        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Access {
+            certificate,
+            dialer,
+        });
         Ok(())
     }
 
@@ -373,7 +424,9 @@ impl From<GatewayError> for UserError {
 impl From<PipeError> for UserError {
     fn from(error: PipeError) -> Self {
         let kind = match error {
-            PipeError::Lost(_) | PipeError::Silent(_) | PipeError::Unanswered(_) => Kind::Unreachable,
+            PipeError::Lost(_) | PipeError::Silent(_) | PipeError::Unanswered(_) => {
+                Kind::Unreachable
+            }
             _ => Kind::Failed,
         };
         Self::new(kind, error.to_string()).hint(error.hint())

@@ -72,9 +72,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         &mut self.machine
     }
 
-    /// The connection below.
-    pub(crate) fn stream(&self) -> &S {
-        &self.stream
+    /// Says something before the machine does: the agent's part, which tests play.
+    #[cfg(test)]
+    pub(crate) fn say(&mut self, frame: Bytes) {
+        assert!(!self.writing.has_remaining());
+        self.writing = frame;
     }
 
     /// Writes all that the machine has to say. Ready when it is written and flushed.
@@ -145,7 +147,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 self.heard = self.heard.max(now - PING.min(now - self.heard));
             }
             let heartbeat = self.pinged.unwrap_or(self.heard).max(self.heard) + PING;
-            let next = self.machine.poll_timeout().map_or(heartbeat, |ack| ack.min(heartbeat));
+            let next = self
+                .machine
+                .poll_timeout()
+                .map_or(heartbeat, |ack| ack.min(heartbeat));
             if next <= now {
                 if heartbeat <= now {
                     if reading && now.duration_since(self.heard) >= SILENCE {
@@ -186,7 +191,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             evidence: None,
         });
         let end = async {
-            std::future::poll_fn(|cx| self.poll_transmit(cx)).await.ok()?;
+            std::future::poll_fn(|cx| self.poll_transmit(cx))
+                .await
+                .ok()?;
             self.stream.shutdown().await.ok()
         };
         let _ended = tokio::time::timeout(FAREWELL, end).await;

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use russh::Pty;
 use rustix::termios::{
-    self, ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios,
+    self, ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex,
+    Termios,
 };
 
 /// A terminal's size in cells and pixels (0 when unknown).

@@ -427,3 +427,20 @@ pub(in crate::ssh) fn stdout(output: &Output) -> String {
     );
     String::from_utf8(output.stdout.clone()).unwrap()
 }
+
+/// Looks again until it is so, but not for ever.
+pub(in crate::ssh) async fn eventually(mut so: impl FnMut() -> bool) {
+    within(async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// Bytes that do not repeat.
+pub(in crate::ssh) fn noise(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    aws_lc_rs::rand::fill(&mut bytes).unwrap();
+    bytes
+}
