@@ -280,7 +280,7 @@ impl Session {
             Channel::AgentForward => (Action::ForwardAgent, None, None),
         };
         if let (Action::Tunnel, Some(port)) = (action, port)
-            && (self.rules.is_ssh_port)(port)
+            && self.rules.carries_ssh(port)
         {
             return Err(Denial {
                 policies: vec![],

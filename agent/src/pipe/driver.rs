@@ -61,7 +61,7 @@ pub(crate) struct Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    pub(super) fn new(stream: S, decoder: Decoder, received: BytesMut, ceiling: usize) -> Self {
+    pub(crate) fn new(stream: S, decoder: Decoder, received: BytesMut, ceiling: usize) -> Self {
         Self {
             stream,
             decoder,
