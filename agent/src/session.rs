@@ -248,6 +248,8 @@ impl Session {
     pub(crate) fn add_bytes(&self, up: u64, down: u64) {
         self.up.fetch_add(up, Ordering::Relaxed);
         self.down.fetch_add(down, Ordering::Relaxed);
+        metrics::counter!("postern_bytes_total", "direction" => "up").increment(up);
+        metrics::counter!("postern_bytes_total", "direction" => "down").increment(down);
     }
 
     /// Bytes relayed so far: from and to the client.

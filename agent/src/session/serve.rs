@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use postern_proto::audit::event::{Access, Actor, Event, EventTarget, Fact};
 use postern_proto::gateway::message::{
-    DenyCode, Granted, GrantedTarget, HexSecret, HostKeySeen, Join, Open, OpenKind, Witness,
-    join_proof, open_hash,
+    CloseReason, DenyCode, Granted, GrantedTarget, HexSecret, HostKeySeen, Join, Open, OpenKind,
+    Witness, join_proof, open_hash,
 };
 use postern_proto::names::{Assurance, HostName, SessionId};
 use rustls::pki_types::CertificateDer;
@@ -108,7 +108,11 @@ impl Ready {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let session = &self.session;
-        let (driver, end) = match opening.grant(&self.granted, CEILING).await {
+        let principal = session.grant.request().who.principal();
+        let budget = core.limits.kept(&principal.key());
+        tracing::info!(session = %session.id, pipe = self.granted.pipe, principal = %principal.arn,
+            target = %session.target.name, address = self.granted.target.address, "granted");
+        let (driver, end) = match opening.grant(&self.granted, CEILING, budget).await {
             Err(error) => (None, End::Pipe(error)),
             Ok(driver) => {
                 let (driver, end) = match (self.far, &self.recording) {
@@ -567,7 +571,15 @@ impl PipePlace {
             });
         }
         let last = self.session.state.remove_pipe(self.number);
-        let over = end.ends_session() || self.session.linger(&core.lifetimes).is_zero();
+        let over = match end {
+            End::Ordered(_) | End::Ssh => true,
+            // One connection of a forward given up does not cost the person another code.
+            End::Client(close) if close.reason == CloseReason::Client => {
+                self.session.grant.request().assurance != Assurance::AwsMfaFresh
+            }
+            _ => false,
+        };
+        let over = over || self.session.linger(&core.lifetimes).is_zero();
         if last && over {
             core.sessions.close(&self.session, end).await
         } else {

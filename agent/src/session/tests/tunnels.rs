@@ -10,7 +10,7 @@ use postern_proto::gateway::message::{CloseReason, Join, join_proof};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::pipe::{Driver, Finish, Relay};
+use crate::pipe::{Budget, Driver, Finish, Relay, Share};
 use crate::testing::*;
 
 #[tokio::test]
@@ -135,7 +135,14 @@ async fn a_quarter_gigabyte_each_way_arrives_as_it_was_sent() {
         .await
         .unwrap();
     let (near, _) = local.accept().await.unwrap();
-    let driver = Driver::new(client.stream, client.decoder, client.received, 32 << 20);
+    let budget = Budget::new(Share::new(1 << 30), Share::new(1 << 30));
+    let driver = Driver::new(
+        client.stream,
+        client.decoder,
+        client.received,
+        32 << 20,
+        budget,
+    );
     let forwarding = tokio::spawn(async move {
         let mut relay = Relay::tunnel(driver, near);
         poll_fn(|cx| relay.poll(cx)).await
