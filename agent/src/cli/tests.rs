@@ -303,6 +303,24 @@ async fn check_of_a_broken_file_says_where() {
 }
 
 #[test]
+fn an_error_tells_each_cause_once_and_the_hint_last() {
+    let missing = Config::load(Path::new("/nonexistent/agent.toml")).unwrap_err();
+    insta::assert_snapshot!(told(&missing.into()), @r"
+    cannot read /nonexistent/agent.toml: No such file or directory (os error 2)
+    hint: `postern-agent init` makes one, `--config` names another
+    ");
+    let folder = tempfile::tempdir().unwrap();
+    let mut bad = arguments(folder.path(), &["--recipient", FIRST]);
+    bad.region = "Ireland".to_owned();
+    let shown = told(&init::init(&bad).unwrap_err());
+    let shown = shown.replace(&folder.path().display().to_string(), "/etc/postern");
+    insta::assert_snapshot!(shown, @r"
+    these settings cannot work: /etc/postern/agent.toml: `sts.region` has `Ireland`, which is no AWS region
+    hint: write it like `eu-west-1`
+    ");
+}
+
+#[test]
 fn usage_errors_are_exit_code_2() {
     for bad in [
         &["init"][..],
