@@ -157,6 +157,8 @@ struct Lane {
     ended: bool,
     /// Why, when the network says.
     failure: Option<String>,
+    /// The session ends for this, once what came before it has passed.
+    fault: Option<End>,
 }
 
 #[derive(Default)]

@@ -81,31 +81,23 @@ impl Relay {
     }
 
     fn pump(&mut self, way: Way) -> Result<(), End> {
-        while self.lane(way).flight.is_none() && self.room(way) {
+        while self.lane(way).flight.is_none() && self.lane(way).fault.is_none() && self.room(way) {
             let payload = match self.lane(way).parked.take() {
-                Some(payload) => Some(payload),
-                None => match self.source(way).transport.next() {
-                    Ok(payload) => payload,
-                    // What came before it still passes.
-                    Err(_) if self.launch(way)? => return Ok(()),
-                    Err(error) => return Err(self.broken(way, &error)),
-                },
+                Some(payload) => Ok(Some(payload)),
+                None => self.source(way).transport.next(),
             };
-            let Some(payload) = payload else {
-                if !self.launch(way)? && self.lane(way).ended {
-                    return Err(self.gone(way));
+            let step = match payload {
+                Ok(Some(payload)) => {
+                    self.lane(way).batch.bytes += payload.len();
+                    self.handle(way, payload)
                 }
-                return Ok(());
+                Ok(None) if self.lane(way).ended => Err(Fault::End(self.gone(way))),
+                Ok(None) => break,
+                Err(error) => Err(error.into()),
             };
-            let size = payload.len();
-            match self.handle(way, payload) {
-                Ok(Step::Done) => {
-                    let lane = self.lane(way);
-                    lane.batch.bytes += size;
-                    if lane.batch.bytes > BATCH {
-                        self.launch(way)?;
-                    }
-                }
+            match step {
+                Ok(Step::Done) if self.lane(way).batch.bytes <= BATCH => {}
+                Ok(Step::Done) => self.launch(way)?,
                 Ok(Step::Wait(flight)) => {
                     let lane = self.lane(way);
                     lane.launched += 1;
@@ -115,17 +107,21 @@ impl Relay {
                     self.lane(way).parked = Some(payload);
                     self.launch(way)?;
                 }
-                Err(Fault::Wire(error)) => {
-                    return Err(self.broken(way, &TransportError::Wire(error)));
+                Err(fault) => {
+                    self.lane(way).fault = Some(self.end(way, fault));
+                    break;
                 }
-                Err(Fault::Transport(error)) => return Err(self.broken(way, &error)),
-                Err(Fault::End(end)) => return Err(end),
             }
         }
         if self.lane(way).flight.is_none() {
             self.launch(way)?;
         }
-        Ok(())
+        // What came before it passes first.
+        let lane = self.lane(way);
+        match lane.fault.take_if(|_| lane.flight.is_none()) {
+            Some(end) => Err(end),
+            None => Ok(()),
+        }
     }
 
     /// Whether the receiving end takes more.
@@ -149,14 +145,12 @@ impl Relay {
     }
 
     /// Hands the batch to the recordings, or passes it at once when there is nothing to record.
-    /// Returns whether something is under way now.
-    fn launch(&mut self, way: Way) -> Result<bool, End> {
+    fn launch(&mut self, way: Way) -> Result<(), End> {
         let lane = self.lane(way);
         if lane.batch.entries.is_empty() {
             let messages = std::mem::take(&mut lane.batch.messages);
             lane.batch.bytes = 0;
-            self.pass(way, messages)?;
-            return Ok(false);
+            return self.pass(way, messages);
         }
         let Batch {
             entries, messages, ..
@@ -174,7 +168,7 @@ impl Relay {
             }
             .boxed(),
         );
-        Ok(true)
+        Ok(())
     }
 
     fn pass(&mut self, way: Way, messages: Vec<Bytes>) -> Result<(), End> {
@@ -274,7 +268,9 @@ impl Relay {
             channel.window = channel.window.saturating_sub(length);
         }
         if let Content::Session(Program {
-            sftp: Some(sftp), ..
+            started: true,
+            sftp: Some(sftp),
+            ..
         }) = &mut channel.content
         {
             let followed = match way {
@@ -570,6 +566,7 @@ impl Relay {
             unused = channel.recording.take();
             if let Some(program) = channel.program() {
                 program.started = false;
+                program.sftp = None;
             }
         }
         let mut due = Vec::new();
