@@ -13,6 +13,7 @@
 
 mod channels;
 mod end;
+mod opening;
 mod requests;
 mod switch;
 

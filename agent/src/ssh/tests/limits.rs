@@ -326,13 +326,9 @@ async fn bulk_in_both_directions_passes_between_two_russh_peers() {
     let reading = async {
         while let Some(message) = read.wait().await {
             match message {
-                ChannelMsg::Data { data } => {
-                    got.extend_from_slice(&data);
-                    if got.len() % (1 << 20) < 40000 {
-                        eprintln!("DBG {} {}", got.len(), data.len());
-                    }
-                }
+                ChannelMsg::Data { data } => got.extend_from_slice(&data),
                 ChannelMsg::ExitStatus { exit_status } => status = Some(exit_status),
+                ChannelMsg::Close => break,
                 _ => {}
             }
         }
@@ -345,7 +341,9 @@ async fn bulk_in_both_directions_passes_between_two_russh_peers() {
         sent.len()
     );
     assert_eq!(status, Some(5));
-    drop(user);
+    user.disconnect(russh::Disconnect::ByApplication, "", "")
+        .await
+        .unwrap();
     let end = within(served).await.unwrap();
     assert_eq!(end.exit_status, Some(5));
     assert_eq!((end.up, end.down), (sent.len() as u64, sent.len() as u64));
