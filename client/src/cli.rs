@@ -184,15 +184,19 @@ pub struct ConnectArgs {
 /// `postern forward`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
-    postern forward db-1 5432                  a free local port, printed\n  \
+    postern forward db-1 5432                  the same local port, or a free one if it is taken\n  \
     postern forward db-1 15432:5432\n  \
-    postern forward bastion-1 :db.internal:5432")]
+    postern forward bastion-1 0:db.internal:5432   a free local port\n  \
+    postern forward db-1 0:5432 -- sh -c 'psql -p $POSTERN_FORWARD_PORT'")]
 pub struct ForwardArgs {
     /// Instance id, Name tag, private address or DNS name, or `tag:KEY=VALUE`
     pub target: TargetName,
     /// Ports to carry
     #[arg(required = true, value_name = "[LOCAL:]PORT | [LOCAL:]HOST:PORT")]
     pub ports: Vec<String>,
+    /// Forward only while this command runs, and return its status
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
     /// Route to the target
     #[arg(long, value_enum, default_value_t)]
     pub via: Via,
@@ -288,6 +292,9 @@ pub struct AuditShowArgs {
 pub struct AuditPlayArgs {
     /// Session id
     pub session: SessionId,
+    /// Only the recording with this number; without it all of the session, one after the other
+    #[arg(long, value_name = "N")]
+    pub recording: Option<u32>,
     /// Times the recorded speed; 0 prints all at once
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     pub speed: f64,

@@ -14,8 +14,17 @@ pub mod cmd;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod forward;
+pub mod gateway;
+pub mod http;
 pub mod identity;
 pub mod output;
+pub mod pipe;
+pub mod ssh;
+#[cfg(test)]
+mod testing;
+pub mod transport;
+pub mod witness;
 
 use crate::cli::{Cli, Command};
 use crate::config::Environment;

@@ -89,7 +89,7 @@ impl Network {
 /// A private host's listener: connections from anywhere but the bastion are reset.
 pub struct PrivateListener {
     listener: TcpListener,
-    bastion: IpAddr,
+    bastion: Option<IpAddr>,
 }
 
 impl PrivateListener {
@@ -97,7 +97,15 @@ impl PrivateListener {
     pub async fn bind(address: SocketAddr, bastion: IpAddr) -> std::io::Result<Self> {
         Ok(Self {
             listener: TcpListener::bind(address).await?,
-            bastion,
+            bastion: Some(bastion),
+        })
+    }
+
+    /// One that lets in everybody: for what Postern is measured against.
+    pub async fn bind_open(address: SocketAddr) -> std::io::Result<Self> {
+        Ok(Self {
+            listener: TcpListener::bind(address).await?,
+            bastion: None,
         })
     }
 
@@ -106,16 +114,16 @@ impl PrivateListener {
         self.listener.local_addr()
     }
 
-    /// The only source that gets in.
-    pub fn bastion(&self) -> IpAddr {
+    /// The only source that gets in, if there is one.
+    pub fn bastion(&self) -> Option<IpAddr> {
         self.bastion
     }
 
-    /// The next connection from the bastion.
+    /// The next connection that gets in.
     pub async fn accept(&self) -> std::io::Result<TcpStream> {
         loop {
             let (stream, peer) = self.listener.accept().await?;
-            if peer.ip() == self.bastion {
+            if self.bastion.is_none_or(|bastion| peer.ip() == bastion) {
                 return Ok(stream);
             }
             tracing::debug!(%peer, "refused: not the bastion");

@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod database;
+pub mod pushed;
 pub mod rdp;
 pub mod shell;
 pub mod sshd;

@@ -59,3 +59,44 @@ impl Spread {
         })
     }
 }
+
+/// Processes below `ancestor` (its children, theirs, …) whose name is `name`.
+pub fn descendants_named(ancestor: u32, name: &str) -> Result<Vec<u32>> {
+    let mut processes = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|pid| pid.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        // A process may end between the listing and the reading.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
+        let Some((head, tail)) = stat.rsplit_once(')') else {
+            continue;
+        };
+        let command = head
+            .split_once('(')
+            .map_or("", |(_, command)| command)
+            .to_owned();
+        let parent = tail
+            .split_whitespace()
+            .nth(1)
+            .and_then(|parent| parent.parse::<u32>().ok());
+        processes.push((pid, parent.unwrap_or(0), command));
+    }
+    let mut family = vec![ancestor];
+    let mut found = Vec::new();
+    while let Some(parent) = family.pop() {
+        for (pid, _, command) in processes.iter().filter(|(_, of, _)| *of == parent) {
+            family.push(*pid);
+            if command == name {
+                found.push(*pid);
+            }
+        }
+    }
+    Ok(found)
+}

@@ -18,19 +18,28 @@ const IN_FLIGHT: usize = 1024;
 pub struct DelayRelay {
     /// Where it listens.
     pub address: SocketAddr,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Drop for DelayRelay {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
 impl DelayRelay {
     /// Relays to `to`, `delay` later in each direction. The handshake of TCP itself is delayed by
-    /// one round trip, as a real path would.
+    /// one round trip, as a real path would. Without a delay there is no relay, so that it costs
+    /// nothing: the address is `to` itself.
     pub async fn start(to: SocketAddr, delay: Duration) -> std::io::Result<Self> {
+        if delay.is_zero() {
+            return Ok(Self {
+                address: to,
+                task: None,
+            });
+        }
         let listener = TcpListener::bind(SocketAddr::new(to.ip(), 0)).await?;
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
@@ -40,7 +49,10 @@ impl DelayRelay {
                 connections.spawn(carry(stream, to, delay));
             }
         });
-        Ok(Self { address, task })
+        Ok(Self {
+            address,
+            task: Some(task),
+        })
     }
 }
 
@@ -75,9 +87,7 @@ async fn later(
     };
     let write = async move {
         while let Some((when, chunk)) = due.recv().await {
-            if !delay.is_zero() {
-                tokio::time::sleep_until(when).await;
-            }
+            tokio::time::sleep_until(when).await;
             to.write_all(&chunk).await?;
         }
         to.shutdown().await

@@ -3,7 +3,6 @@
 //! pushed with EC2 Instance Connect, and nobody else.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +14,7 @@ use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::command;
+use super::pushed::PushedKeys;
 use crate::network::PrivateListener;
 
 /// A running host.
@@ -30,9 +30,8 @@ impl Drop for Shell {
     }
 }
 
-/// Starts it. `user_ca` is an OpenSSH public key line; `pushed_keys` a folder with one
-/// authorized-keys file per user.
-pub fn start(listener: PrivateListener, user_ca: &str, pushed_keys: PathBuf) -> Result<Shell> {
+/// Starts it. `user_ca` is an OpenSSH public key line.
+pub fn start(listener: PrivateListener, user_ca: &str, pushed: PushedKeys) -> Result<Shell> {
     let address = listener.address()?;
     let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519)?;
     let config = Arc::new(Config {
@@ -44,7 +43,8 @@ pub fn start(listener: PrivateListener, user_ca: &str, pushed_keys: PathBuf) -> 
     let user_ca = PublicKey::from_openssh(user_ca).context("the SSH user CA's key")?;
     let trust = Arc::new(Trust {
         user_ca,
-        pushed_keys,
+        pushed,
+        bastion: listener.bastion(),
     });
     let task = tokio::spawn(async move {
         let mut connections = JoinSet::new();
@@ -69,8 +69,8 @@ pub fn start(listener: PrivateListener, user_ca: &str, pushed_keys: PathBuf) -> 
 /// Whom the host lets in.
 struct Trust {
     user_ca: PublicKey,
-    pushed_keys: PathBuf,
-    bastion: IpAddr,
+    pushed: PushedKeys,
+    bastion: Option<IpAddr>,
 }
 
 impl Trust {
@@ -94,21 +94,16 @@ impl Trust {
                 name == "source-address"
                     && value
                         .split(',')
-                        .any(|from| from.trim_end_matches("/32").parse() == Ok(self.bastion))
+                        .any(|from| from.trim_end_matches("/32").parse().ok() == self.bastion)
             })
     }
 
     fn was_pushed(&self, user: &str, key: &PublicKey) -> bool {
-        // `user` becomes part of a path.
-        let plain = user
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        plain
-            && std::fs::read_to_string(self.pushed_keys.join(user)).is_ok_and(|keys| {
-                keys.lines()
-                    .filter_map(|line| PublicKey::from_openssh(line).ok())
-                    .any(|known| known.key_data() == key.key_data())
-            })
+        self.pushed
+            .of(user)
+            .iter()
+            .filter_map(|line| PublicKey::from_openssh(line).ok())
+            .any(|known| known.key_data() == key.key_data())
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::process::Command;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::pushed::PushedKeys;
 use crate::network::PrivateListener;
 
 /// A running sshd.
@@ -35,10 +36,27 @@ pub struct Setup<'a> {
     pub program: PathBuf,
     /// A folder for its files.
     pub folder: &'a Path,
-    /// OpenSSH public key of the agent's SSH user CA.
-    pub user_ca: &'a str,
-    /// Where EC2 Instance Connect's pushed keys appear: one file per user.
-    pub pushed_keys: &'a Path,
+    /// OpenSSH public key of the agent's SSH user CA, where it is trusted.
+    pub user_ca: Option<&'a str>,
+    /// Keys that get in.
+    pub keys: Keys,
+}
+
+/// Where authorized keys come from.
+pub enum Keys {
+    /// EC2 Instance Connect, for this user.
+    Pushed(PushedKeys, String),
+    /// This one.
+    Fixed(String),
+}
+
+impl Keys {
+    fn write(&self, file: &Path) -> std::io::Result<()> {
+        match self {
+            Self::Pushed(pushed, user) => pushed.write(user, file),
+            Self::Fixed(line) => std::fs::write(file, format!("{line}\n")),
+        }
+    }
 }
 
 /// Starts it on a private listener.
@@ -46,13 +64,16 @@ pub async fn start(listener: PrivateListener, setup: Setup<'_>) -> Result<Sshd> 
     let config = write_config(&setup).await?;
     let log = setup.folder.join("sshd.log");
     let address = listener.address()?;
-    let program = setup.program;
+    let keys_file = setup.folder.join("authorized_keys");
+    let (program, keys) = (setup.program, setup.keys);
     let task = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 stream = listener.accept() => {
-                    let served = stream.map_err(anyhow::Error::from)
+                    let served = stream
+                        .and_then(|stream| keys.write(&keys_file).map(|()| stream))
+                        .map_err(anyhow::Error::from)
                         .and_then(|stream| serve(&program, &config, &log, stream));
                     match served {
                         Ok(mut child) => {
@@ -107,7 +128,8 @@ async fn write_config(setup: &Setup<'_>) -> Result<PathBuf> {
             .as_bytes(),
     )?;
     let user_ca = folder.join("user_ca.pub");
-    tokio::fs::write(&user_ca, format!("{}\n", setup.user_ca.trim())).await?;
+    let trusted = setup.user_ca.unwrap_or_default();
+    tokio::fs::write(&user_ca, format!("{}\n", trusted.trim())).await?;
     if rustix::process::getuid().is_root() {
         // Privilege separation needs this folder; its package makes it at boot.
         tokio::fs::create_dir_all("/run/sshd")
@@ -117,14 +139,14 @@ async fn write_config(setup: &Setup<'_>) -> Result<PathBuf> {
     let sftp = sftp_server().context("sshd is installed but its sftp-server is not")?;
     let config = folder.join("sshd_config");
     let text = format!(
-        "HostKey {}\nTrustedUserCAKeys {}\nAuthorizedKeysFile {}/%u\nStrictModes no\nUsePAM no\n\
+        "HostKey {}\nTrustedUserCAKeys {}\nAuthorizedKeysFile {}/authorized_keys\nStrictModes no\nUsePAM no\n\
          PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
          PidFile none\nLogLevel VERBOSE\nAcceptEnv LANG LC_* POSTERN_*\nMaxSessions 100\n\
          AllowAgentForwarding yes\nAllowTcpForwarding yes\nUseDNS no\nPrintMotd no\n\
          PrintLastLog no\nSubsystem sftp {}\n",
         host_key.display(),
         user_ca.display(),
-        setup.pushed_keys.display(),
+        folder.display(),
         sftp.display(),
     );
     tokio::fs::write(&config, text).await?;

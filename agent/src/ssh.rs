@@ -1,0 +1,181 @@
+//! SSH through the agent: terminated here, opened again to the target, recorded in between.
+//!
+//! ```text
+//! user's client ══ transport (server) ══ relay ══ transport (client) ══ target's sshd
+//!                    user.rs              │             upstream.rs, hostkeys.rs
+//!                                         ├─ policy and event before a channel opens
+//!                                         └─ recording before a byte passes
+//! ```
+//!
+//! The relay passes channel messages as they came: numbers, windows, replies and their order are
+//! the two ends' own. It adds decisions and evidence, and refuses what it does not know.
+
+mod hostkeys;
+mod link;
+mod message;
+mod relay;
+mod sftp;
+mod transport;
+mod upstream;
+mod user;
+
+use std::fmt;
+use std::sync::Arc;
+
+use postern_proto::gateway::message::CloseReason;
+use russh::keys::ssh_key::certificate::CertType;
+use russh::keys::{Certificate, PrivateKey};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::session::Session;
+
+pub use hostkeys::{HostKeys, HostKeysError};
+pub use transport::TransportError;
+pub use upstream::{Credential, Upstream, UpstreamError};
+
+use transport::signing;
+use user::LoginError;
+
+/// How an SSH connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshEnd {
+    /// Status of the last command or shell that ended; 128 + n when signal n ended it.
+    pub exit_status: Option<u32>,
+    /// Bytes of channel data from the client.
+    pub up: u64,
+    /// Bytes of channel data to the client.
+    pub down: u64,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// One sentence about it, where there is more to say.
+    pub message: Option<String>,
+}
+
+/// The agent's SSH host key with its certificate. Clones share it; does not print.
+#[derive(Clone)]
+pub struct HostIdentity {
+    shared: Arc<(PrivateKey, Option<Certificate>)>,
+}
+
+/// Why a key cannot be the agent's host identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum HostIdentityError {
+    /// It is locked with a passphrase.
+    #[error("the SSH host key is encrypted")]
+    Encrypted,
+    /// The certificate is for another key.
+    #[error("the SSH host certificate is not for the SSH host key")]
+    OtherKey,
+    /// The certificate is for users.
+    #[error("the SSH host certificate is a user certificate")]
+    UserCertificate,
+}
+
+impl HostIdentity {
+    /// Pairs the host key with its certificate of the SSH host CA. Clients take it when they
+    /// trust that CA for the name that they used (`@cert-authority *.postern`).
+    pub fn new(
+        key: PrivateKey,
+        certificate: Option<Certificate>,
+    ) -> Result<Self, HostIdentityError> {
+        if key.is_encrypted() {
+            return Err(HostIdentityError::Encrypted);
+        }
+        if let Some(certificate) = &certificate {
+            if certificate.public_key() != key.public_key().key_data() {
+                return Err(HostIdentityError::OtherKey);
+            }
+            if certificate.cert_type() != CertType::Host {
+                return Err(HostIdentityError::UserCertificate);
+            }
+        }
+        Ok(Self {
+            shared: Arc::new((key, certificate)),
+        })
+    }
+
+    /// What to offer: the certificate first.
+    fn algorithms(&self) -> Vec<String> {
+        let plain = signing::algorithm_of(&self.shared.0);
+        let certified = signing::certificate_type(&plain);
+        match self.shared.1 {
+            Some(_) => vec![certified, plain],
+            None => vec![plain],
+        }
+    }
+
+    /// The public part as the negotiated algorithm wants it.
+    fn blob(&self, algorithm: &str) -> Result<Vec<u8>, TransportError> {
+        let bytes = match &self.shared.1 {
+            Some(certificate) if signing::is_certificate(algorithm) => certificate.to_bytes(),
+            _ => self.shared.0.public_key().to_bytes(),
+        };
+        bytes.map_err(|_| TransportError::Crypto)
+    }
+
+    fn sign(&self, data: &[u8]) -> Result<Vec<u8>, TransportError> {
+        signing::sign(&self.shared.0, data)
+    }
+}
+
+impl fmt::Debug for HostIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HostIdentity(…)")
+    }
+}
+
+/// Serves the SSH client on `stream` (a pipe) for one granted session, until either side leaves,
+/// the session must end, or evidence cannot be written. Everything that the target does passes
+/// through `session`: decisions and events before a channel opens there, recordings before a byte
+/// passes. The SSH user must be the granted login user; no further proof is asked, since the pipe
+/// is the proof.
+pub async fn serve<S>(
+    stream: S,
+    upstream: Upstream,
+    session: Arc<Session>,
+    host: HostIdentity,
+) -> SshEnd
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let refused = |reason, message: String| SshEnd {
+        exit_status: None,
+        up: 0,
+        down: 0,
+        reason,
+        message: Some(message),
+    };
+    let Some(user) = session.grant().request().user.clone() else {
+        return refused(
+            CloseReason::Internal,
+            "the grant names no login user".to_owned(),
+        );
+    };
+    let mut ending = session.ending();
+    let accepted = tokio::select! {
+        accepted = user::accept(stream, host, &user, upstream.banner.as_deref()) => accepted,
+        order = relay::ordered(&mut ending) => {
+            return SshEnd { exit_status: None, up: 0, down: 0, reason: order.reason, message: order.message };
+        }
+    };
+    match accepted {
+        Ok(link) => relay::run(link, upstream.link, session).await,
+        Err(error) => {
+            let reason = match &error {
+                LoginError::Link(link::LinkError::Transport(TransportError::Disconnected {
+                    ..
+                }))
+                | LoginError::Link(link::LinkError::Io(_) | link::LinkError::Closed)
+                | LoginError::Timeout => CloseReason::Client,
+                LoginError::Link(_) | LoginError::OtherUser { .. } | LoginError::Methods => {
+                    CloseReason::Protocol
+                }
+            };
+            refused(reason, error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
