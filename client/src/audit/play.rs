@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use age::x25519::Identity;
-use postern_proto::recording::{Ending, Entry, Kind, Opened, PlayError, Player};
+use postern_proto::recording::{Ending, Entry, Opened, PlayError, Player};
 use postern_proto::recording::play::Played;
 
 use crate::error::Error;
@@ -33,7 +33,7 @@ pub fn play<R: Read>(
     mut wait: impl FnMut(Duration),
 ) -> Result<Option<String>, Error> {
     let mut player = Player::new(recording, identities).map_err(unplayable)?;
-    let as_it_was = pace.terminal && player.header().postern.kind == Kind::Terminal;
+    let as_it_was = pace.terminal && player.header().postern.kind == "terminal";
     let mut now = 0;
     while let Some(line) = player.next_line().map_err(unplayable)? {
         if pace.speed > 0.0 {
