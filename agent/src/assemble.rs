@@ -4,7 +4,7 @@
 //! [`Rules`] and [`Doors`] alone.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +25,10 @@ use crate::identity::VerifiedPrincipal;
 use crate::inventory::Target;
 use crate::limits::Limits;
 use crate::pipe::Patience;
-use crate::policy::{Decision, Explanation, Request};
+use crate::policy::{Decision, Denial, Explanation, Request};
 use crate::session::{Registry, Session, StepUps};
 use crate::socket::Socket;
+use crate::ssh::SshEnd;
 use crate::strangers::Strangers;
 use crate::tls::BoundedInput;
 
@@ -38,6 +39,8 @@ type Ask<Question, Answer> = Arc<dyn Fn(&Question) -> Answer + Send + Sync>;
 pub(crate) struct Rules {
     /// Whose certificate it is, checked now.
     pub(crate) verify: Ask<CertificateDer<'static>, Result<VerifiedPrincipal, NotVerified>>,
+    /// Whether policy bars the principal or the certificate altogether.
+    pub(crate) admit: Arc<dyn Fn(&VerifiedPrincipal, IpAddr) -> Result<(), Denial> + Send + Sync>,
     /// Policy's answer now.
     pub(crate) decide: Ask<Request, Decision>,
     /// The target that a person means.
@@ -131,12 +134,9 @@ pub(crate) struct Login {
 /// A target's sshd that let us in.
 pub(crate) struct SshTarget {
     pub(crate) host_key: HostKeySeen,
-    /// Serves the client's SSH from the stream; ends with it. The exit status is that of the last
-    /// command or shell.
-    pub(crate) serve: Box<
-        dyn FnOnce(DuplexStream, Arc<Session>) -> BoxFuture<'static, Result<Option<u32>, String>>
-            + Send,
-    >,
+    /// Serves the client's SSH from the stream; ends with it.
+    pub(crate) serve:
+        Box<dyn FnOnce(DuplexStream, Arc<Session>) -> BoxFuture<'static, SshEnd> + Send>,
 }
 
 /// Logs in over a connection to a target.
@@ -238,6 +238,7 @@ impl Core {
     pub(crate) fn each_minute(self: &Arc<Self>) {
         self.limits.sweep(Instant::now());
         let core = Arc::clone(self);
-        self.tasks.spawn(async move { core.strangers.report(&core.evidence).await });
+        self.tasks
+            .spawn(async move { core.strangers.report(&core.evidence).await });
     }
 }

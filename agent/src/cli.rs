@@ -46,7 +46,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make keys, certificates, agent.toml and an example policy
-    Init(InitArguments),
+    Init(Box<InitArguments>),
     /// Check keys, certificates, policy, clock and the attestation role, and say the fix
     Check(CheckArguments),
     /// Serve until SIGTERM or SIGINT

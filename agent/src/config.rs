@@ -371,7 +371,7 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let mut config: Self =
             toml::from_str(text).map_err(|fault| ConfigError::from_toml(path, text, &fault))?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
+        config.resolve(path.parent().unwrap_or_else(|| Path::new("")));
         config.check().map_err(|fault| fault.into_error(path))?;
         Ok(config)
     }

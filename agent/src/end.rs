@@ -15,6 +15,7 @@ use crate::limits::LimitReached;
 use crate::pipe::PipeError;
 use crate::policy::Denial;
 use crate::session::Ending;
+use crate::ssh::SshEnd;
 
 /// Why a request became no session.
 #[derive(Debug)]
@@ -201,11 +202,10 @@ impl From<Denial> for Refusal {
 /// How a pipe ended, and with its last pipe a session.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// Both directions are done, or the SSH server behind it is.
-    Done {
-        /// Of the last command or shell, for `ssh`.
-        exit_status: Option<u32>,
-    },
+    /// Both directions are done.
+    Done,
+    /// The SSH server behind it ended.
+    Shell(SshEnd),
     /// The client closed it.
     Client(Close),
     /// The pipe broke: the network, or the protocol.
@@ -224,7 +224,8 @@ impl End {
     /// The kind, for peer and event alike.
     pub(crate) fn reason(&self) -> CloseReason {
         match self {
-            Self::Done { .. } => CloseReason::Done,
+            Self::Done => CloseReason::Done,
+            Self::Shell(end) => end.reason,
             // A client may say that it is done; any other reason of its own is its decision.
             Self::Client(close) if close.reason == CloseReason::Done => CloseReason::Done,
             Self::Client(_) | Self::Pipe(PipeError::Lost(_)) => CloseReason::Client,
@@ -249,13 +250,14 @@ impl End {
     /// One sentence for the person.
     pub(crate) fn message(&self) -> Option<String> {
         match self {
-            Self::Done { .. } | Self::Client(_) => None,
+            Self::Done | Self::Client(_) => None,
+            Self::Shell(end) => end.message.clone(),
             Self::Pipe(PipeError::Lost(_)) => None,
             Self::Pipe(error) => Some(error.to_string()),
             Self::Target(_) => Some("the target broke the connection".to_owned()),
-            Self::Ssh => Some(
-                "a tunnel must not carry SSH; use postern connect or postern proxy".to_owned(),
-            ),
+            Self::Ssh => {
+                Some("a tunnel must not carry SSH; use postern connect or postern proxy".to_owned())
+            }
             Self::Ordered(ending) => ending.message.clone(),
             Self::Internal(_) => Some("the agent failed; its log tells why".to_owned()),
         }
@@ -273,7 +275,7 @@ impl End {
     /// Exit status of the last command or shell.
     pub(crate) fn exit_status(&self) -> Option<u32> {
         match self {
-            Self::Done { exit_status } => *exit_status,
+            Self::Shell(end) => end.exit_status,
             _ => None,
         }
     }
@@ -318,14 +320,22 @@ mod tests {
         assert_eq!(end.detail().as_deref(), Some("secret path /etc/x"));
 
         let failed = Refusal::Evidence(EvidenceError::Failed("/var/x: no space".into()));
-        assert!(!failed.denied(SessionId::from_parts(1, 1)).message.contains("/var/x"));
+        assert!(
+            !failed
+                .denied(SessionId::from_parts(1, 1))
+                .message
+                .contains("/var/x")
+        );
     }
 
     #[test]
     fn a_lost_network_is_not_a_protocol_error() {
         let lost = End::Pipe(PipeError::Lost("reset".into()));
         assert_eq!(lost.reason(), CloseReason::Client);
-        assert_eq!(lost.detail().as_deref(), Some("the network was lost: reset"));
+        assert_eq!(
+            lost.detail().as_deref(),
+            Some("the network was lost: reset")
+        );
     }
 
     #[test]

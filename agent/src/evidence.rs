@@ -29,8 +29,8 @@ use postern_proto::audit::event::{Event, Fact, RecordingDigest};
 use postern_proto::audit::tree;
 use postern_proto::gateway::message::Witness;
 use postern_proto::names::SessionId;
-pub use postern_proto::recording::{Entry, Kind as RecordingKind};
 use postern_proto::recording::RecordingName;
+pub use postern_proto::recording::{Entry, Kind as RecordingKind};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use health::{Health, lock};
@@ -84,6 +84,9 @@ struct Shared {
     record_input: bool,
     bulk_programs: Vec<String>,
     threads: Mutex<Threads>,
+    /// The folder of [`Evidence::default`], removed with the store.
+    #[cfg(test)]
+    temporary: std::sync::OnceLock<tempfile::TempDir>,
 }
 
 /// In the order in which they end.
@@ -141,7 +144,11 @@ impl Evidence {
 
     /// Adds to `witness` the proof that the log still begins with its first `known` entries. A
     /// number that the log never had gets no proof, and the client refuses.
-    pub async fn prove_growth(&self, witness: &mut Witness, known: u64) -> Result<(), EvidenceError> {
+    pub async fn prove_growth(
+        &self,
+        witness: &mut Witness,
+        known: u64,
+    ) -> Result<(), EvidenceError> {
         let store = self.reader();
         let note = witness.checkpoint.clone();
         let work = move || -> Option<Vec<String>> {
@@ -154,8 +161,8 @@ impl Evidence {
             Some(proof.iter().map(|hash| hex::encode(hash.0)).collect())
         };
         let proof = tokio::task::spawn_blocking(work).await.ok().flatten();
-        witness.consistency = proof
-            .ok_or_else(|| EvidenceError::Failed("the log's tiles cannot be read".into()))?;
+        witness.consistency =
+            proof.ok_or_else(|| EvidenceError::Failed("the log's tiles cannot be read".into()))?;
         Ok(())
     }
 
@@ -340,7 +347,11 @@ impl Recording {
         // answers at once then, unless it hangs in a write.
         tokio::time::timeout(CLOSE_DEADLINE, answer)
             .await
-            .map_or(Err(None), |answer| answer.map_err(|_| None).and_then(|result| result.map_err(Some)))
+            .map_or(Err(None), |answer| {
+                answer
+                    .map_err(|_| None)
+                    .and_then(|result| result.map_err(Some))
+            })
             .map_err(|error| error.unwrap_or_else(|| evidence.closed()))
     }
 }
@@ -360,6 +371,26 @@ async fn join(threads: Vec<JoinHandle<()>>) -> Result<(), EvidenceError> {
 /// How long closing a recording may take when a disk hangs: less than the second in which
 /// sessions must end.
 const CLOSE_DEADLINE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// For tests of what stands on evidence: a real store in a folder of its own.
+#[cfg(test)]
+impl Default for Evidence {
+    fn default() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (settings, _) = tests::settings(folder.path());
+        let (evidence, _) = Self::open(settings).expect("an evidence store");
+        drop(evidence.shared.temporary.set(folder));
+        evidence
+    }
+}
+
+#[cfg(test)]
+impl Evidence {
+    /// Makes the store fail, as a full disk would.
+    pub(crate) fn fail(&self) {
+        self.shared.health.broke("a write", &"the disk is gone");
+    }
+}
 
 #[cfg(test)]
 mod tests;

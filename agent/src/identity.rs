@@ -71,6 +71,10 @@ impl VerifiedPrincipal {
     pub fn not_after(&self) -> i64 {
         self.not_after
     }
+    /// When the client claims that its AWS session ends (seconds since 1970).
+    pub fn claimed_end(&self) -> Option<i64> {
+        self.claimed_end
+    }
     /// SHA-256 of the certificate's SubjectPublicKeyInfo: what a step-up approval is for.
     pub fn key_hash(&self) -> &[u8; 32] {
         &self.key_hash

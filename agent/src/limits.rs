@@ -113,7 +113,8 @@ impl Limits {
     pub(crate) fn may_log_denial(&self, principal: &str, now: Instant) -> bool {
         let mut counts = self.counts();
         let entry = counts.principal(principal);
-        let refill = now.saturating_duration_since(entry.refilled).as_secs_f64() / DENIAL_REFILL.as_secs_f64();
+        let refill = now.saturating_duration_since(entry.refilled).as_secs_f64()
+            / DENIAL_REFILL.as_secs_f64();
         entry.denials = (entry.denials + refill).min(DENIAL_BURST);
         entry.refilled = now;
         let may = entry.denials >= 1.0;

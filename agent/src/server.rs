@@ -120,7 +120,12 @@ impl Server {
         if let Err(error) = prepare(&tcp) {
             tracing::debug!(%source, %error, "socket options");
         }
-        let accepted = match timeout(self.core.patience.handshake, self.tls.accept(Socket::new(tcp))).await {
+        let accepted = match timeout(
+            self.core.patience.handshake,
+            self.tls.accept(Socket::new(tcp)),
+        )
+        .await
+        {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(fault)) => {
                 tracing::debug!(%source, %fault, "handshake");

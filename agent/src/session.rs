@@ -37,8 +37,8 @@ use state::State;
 pub(crate) use keeper::Keeper;
 pub(crate) use registry::{Registry, SessionSummary};
 pub(crate) use serve::{Peer, serve};
-pub(crate) use step_up::StepUps;
 pub(crate) use state::PipeNumber;
+pub(crate) use step_up::StepUps;
 
 /// Why a session must end, with a sentence for the person.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -308,7 +308,10 @@ impl Session {
             }
             Decision::StepUp { policies } => Err(Denial {
                 policies,
-                message: format!("policy wants a fresh MFA code for `{}`", action_name(action)),
+                message: format!(
+                    "policy wants a fresh MFA code for `{}`",
+                    action_name(action)
+                ),
                 hint: Some("open the session itself with a fresh code".to_owned()),
             }),
             Decision::Deny(denial) => Err(denial),

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::assemble::SshTarget;
 use crate::end::End;
-use crate::pipe::{Counts, Driver, Relay};
+use crate::pipe::{Driver, Relay};
 use crate::session::Session;
 use crate::tunnel::{end_of, ordered_end};
 
@@ -42,22 +42,26 @@ where
             result = &mut serving, if served.is_none() => served = Some(result),
         }
     };
-    let Counts { up, down } = relay.counts();
-    session.add_bytes(up, down);
     let driver = relay.into_driver();
     if served.is_none() {
         // The duplex is closed: the server closes its channels and recordings, and ends.
         served = timeout(WIND_UP, serving).await.ok();
     }
-    let end = match (end, served) {
-        (End::Done { .. }, Some(Ok(exit_status))) => End::Done { exit_status },
-        (End::Done { .. }, Some(Err(why))) => End::Internal(why),
-        (End::Done { .. }, None) => End::Internal("the SSH server did not end".to_owned()),
-        (end, Some(Err(why))) => {
-            tracing::debug!(session = %session.id(), why, "the SSH server failed at the end");
-            end
+    let Some(served) = served else {
+        return (
+            driver,
+            End::Internal("the SSH server did not end".to_owned()),
+        );
+    };
+    session.add_bytes(served.up, served.down);
+    let end = match end {
+        End::Done { .. } => End::Shell(served),
+        End::Ordered(_) => end,
+        // The client left, in order or not: the last command may have ended before.
+        other => {
+            tracing::debug!(session = %session.id(), ?served, "the SSH server ended");
+            other
         }
-        (end, _) => end,
     };
     (driver, end)
 }

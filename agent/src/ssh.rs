@@ -14,6 +14,7 @@ mod hostkeys;
 mod link;
 mod message;
 mod relay;
+mod sftp;
 mod transport;
 mod upstream;
 mod user;

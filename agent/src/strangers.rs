@@ -51,7 +51,11 @@ impl Strangers {
                 target: None,
                 fact: Fact::Unauthenticated {
                     count: failures.count,
-                    kinds: failures.kinds.iter().map(|kind| (*kind).to_owned()).collect(),
+                    kinds: failures
+                        .kinds
+                        .iter()
+                        .map(|kind| (*kind).to_owned())
+                        .collect(),
                 },
             };
             if let Err(error) = evidence.append(event).await {

@@ -1,19 +1,23 @@
 //! For tests: an agent in this process, and a client that can also misbehave.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use postern_proto::audit::event::{Event, Fact};
+use postern_proto::audit::event::{Access, Event, EventTarget, Fact};
+use postern_proto::audit::layout::{StorePath, split_entries};
+use postern_proto::audit::ocsf::decode;
 use postern_proto::gateway::frame::{self, Decoder, FrameKind, HEADER, Piece};
 use postern_proto::gateway::message::{
     Close, CloseReason, Denied, DenyCode, Granted, HostKeyCheck, HostKeySeen, JOIN_EXPORTER, Open,
-    OpenKind,
+    OpenKind, Witness,
 };
-use postern_proto::names::{Assurance, Principal};
+use postern_proto::names::{AgentId, Assurance, Principal, SessionId};
 use rcgen::KeyPair;
 use rcgen::PublicKeyData as _;
 use rustls::pki_types::pem::PemObject as _;
@@ -35,7 +39,7 @@ use crate::ca::ClientSubject;
 use crate::ca::client::ClientCa;
 use crate::ca::x509::{Authority, Purpose};
 use crate::config::Config;
-use crate::evidence::Evidence;
+use crate::evidence::{self, Evidence};
 use crate::http::Api;
 use crate::identity::{DenyHook, VerifiedPrincipal};
 use crate::inventory::{Target, TargetLogin};
@@ -43,10 +47,145 @@ use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
 use crate::policy::{Decision, Denial, Explanation, Grant, Request, Verdict};
 use crate::server::Server;
+use crate::session::{Beginning, Session};
+use crate::ssh::SshEnd;
 use crate::tls::{PeerTrust, TlsSettings};
 
 /// How long a test waits for what must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+thread_local! {
+    /// Gone with the test's thread.
+    static FOLDERS: RefCell<Vec<tempfile::TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A real store in a folder that goes with the test.
+pub(crate) fn evidence() -> Evidence {
+    let folder = tempfile::tempdir().unwrap();
+    let agent: AgentId = "bastion-1".parse().unwrap();
+    let (key, _) = crate::ca::log::generate(&agent).unwrap();
+    let mut settings = evidence::Settings::new(
+        folder.path().join("evidence"),
+        agent,
+        key.as_str().into(),
+        vec![RECIPIENT.to_owned()],
+    );
+    // Tests are about what happens, not about how fast this disk is.
+    settings.deadline = Duration::from_secs(30);
+    settings.free_floor = 0;
+    let (evidence, _) = Evidence::open(settings).unwrap();
+    FOLDERS.with_borrow_mut(|folders| folders.push(folder));
+    evidence
+}
+
+/// A session whose channels are all allowed, for tests of the relays.
+pub(crate) fn session(id: SessionId, grant: Grant) -> Arc<Session> {
+    let target = grant
+        .request()
+        .target
+        .clone()
+        .unwrap_or_else(|| target("web-1"));
+    let user = grant.request().user.clone();
+    let (evidence, changes) = (evidence(), watch::Sender::new(0));
+    Session::new(Beginning {
+        id,
+        actor: grant.request().who.actor(),
+        access: match user {
+            Some(user) => Access::Ssh { user },
+            None => Access::Tunnel {
+                host: None,
+                port: 1,
+            },
+        },
+        target: EventTarget {
+            id: target.id.clone(),
+            name: target.name.clone(),
+            address: None,
+        },
+        source: (Ipv4Addr::LOCALHOST, 1).into(),
+        ends_at: OffsetDateTime::now_utc() + Duration::from_secs(3600),
+        evidence,
+        rules: rules(
+            Arc::new(|_| unreachable!("the session is granted")),
+            Arc::new(allow),
+            &changes,
+        ),
+        witness: Witness {
+            checkpoint: String::new(),
+            leaf: 0,
+            leaf_hash: String::new(),
+            proof: vec![],
+            consistency: vec![],
+        },
+        secret: zeroize::Zeroizing::new([0; 32]),
+        place: None,
+        grant,
+    })
+}
+
+type Verify =
+    dyn Fn(&CertificateDer<'static>) -> Result<VerifiedPrincipal, NotVerified> + Send + Sync;
+
+/// What the core asks, with an inventory of two targets.
+fn rules(verify: Arc<Verify>, decide: Arc<Decider>, changes: &watch::Sender<u64>) -> Rules {
+    Rules {
+        verify,
+        admit: Arc::new(|_, _| Ok(())),
+        decide,
+        lookup: Arc::new(|name| match name.as_str() {
+            "web-1" | "db-1" => Ok(target(name.as_str())),
+            "web" => Err(NotFound::Ambiguous(vec!["web-1".into(), "web-2".into()])),
+            _ => Err(NotFound::Unknown {
+                hint: "postern ls".to_owned(),
+            }),
+        }),
+        target: Arc::new(|id| Some(target(id.as_str()))),
+        is_ssh_port: Arc::new(|port| port == 22 || port == 2222),
+        list: Arc::new(|_| vec![target("web-1")]),
+        inventory_trouble: Arc::new(|| None),
+        explain: Arc::new(|request| Explanation {
+            verdict: Verdict::Allow,
+            action: request.action.to_string(),
+            principal: request.who.principal().key(),
+            target: None,
+            policies: vec![],
+            message: None,
+            hint: None,
+            permits: vec![],
+            users: vec![],
+            ports: vec![5432],
+            digest: String::new(),
+        }),
+        login_users: Arc::new(|_| vec!["ubuntu".to_owned()]),
+        changes: changes.subscribe(),
+    }
+}
+
+/// All events of a store, as they stand in the log.
+pub(crate) fn events(evidence: &Evidence) -> Vec<Event> {
+    let checkpoint = evidence.checkpoint();
+    let size: u64 = checkpoint.lines().nth(1).unwrap().parse().unwrap();
+    let store = evidence.reader();
+    let mut events = Vec::new();
+    for (index, width) in StorePath::bundles(size) {
+        let mut bundle = Vec::new();
+        let path = StorePath::Entries { index, width };
+        let Some(mut file) = store.file(path).unwrap() else {
+            // Grown meanwhile: the next look sees it.
+            return events;
+        };
+        file.read_to_end(&mut bundle).unwrap();
+        let (entries, _) = split_entries(&bundle);
+        events.extend(
+            entries
+                .iter()
+                .map(|entry| decode(entry, &[]).unwrap().event),
+        );
+    }
+    events
+}
+
+const RECIPIENT: &str = "age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg";
 
 /// Everything that a test may turn.
 pub(crate) struct Knobs {
@@ -178,7 +317,10 @@ fn issue() -> Issued {
     };
     let clients = ["alice", "bobby"].map(certify).into();
     Issued {
-        server: (server, PrivateKeyDer::from_pem_slice(server_key.as_bytes()).unwrap()),
+        server: (
+            server,
+            PrivateKeyDer::from_pem_slice(server_key.as_bytes()).unwrap(),
+        ),
         own: ca.certificate().clone(),
         certificates: Certificates {
             root: servers.certificate().clone(),
@@ -197,8 +339,12 @@ fn config() -> Config {
     let text = "id = \"bastion-1\"\n\
         [sts]\nregion = \"eu-west-1\"\n\
         [attestation]\nrole = \"arn:aws:iam::111122223333:role/postern-attest\"\n\
-        [evidence]\nrecipients = [\"age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg\"]\n";
-    Config::parse(text, std::path::Path::new("/nowhere/agent.toml")).unwrap()
+        [evidence]\nrecipients = [\"RECIPIENT\"]\n";
+    Config::parse(
+        &text.replace("RECIPIENT", RECIPIENT),
+        std::path::Path::new("/nowhere/agent.toml"),
+    )
+    .unwrap()
 }
 
 fn roots(root: &CertificateDer<'static>) -> Arc<RootCertStore> {
@@ -241,46 +387,18 @@ impl Agent {
             })
         };
         let policy: Arc<Mutex<Arc<Decider>>> = Arc::new(Mutex::new(Arc::new(allow)));
-        let evidence = Evidence::default();
+        let evidence = evidence();
         let changes = watch::Sender::new(0);
         let dialled = Arc::new(Mutex::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))));
         let approvals: Arc<Mutex<Vec<[u8; 32]>>> = Arc::default();
-        let rules = Rules {
-            verify,
-            decide: {
-                let policy = policy.clone();
-                Arc::new(move |request| {
-                    let decide = policy.lock().unwrap().clone();
-                    decide(request)
-                })
-            },
-            lookup: Arc::new(|name| match name.as_str() {
-                "web-1" | "db-1" => Ok(target(name.as_str())),
-                "web" => Err(NotFound::Ambiguous(vec!["web-1".into(), "web-2".into()])),
-                _ => Err(NotFound::Unknown {
-                    hint: "postern ls".to_owned(),
-                }),
-            }),
-            target: Arc::new(|id| Some(target(id.as_str()))),
-            is_ssh_port: Arc::new(|port| port == 22 || port == 2222),
-            list: Arc::new(|_| vec![target("web-1")]),
-            inventory_trouble: Arc::new(|| None),
-            explain: Arc::new(|request| Explanation {
-                verdict: Verdict::Allow,
-                action: request.action.to_string(),
-                principal: request.who.principal().key(),
-                target: None,
-                policies: vec![],
-                message: None,
-                hint: None,
-                permits: vec![],
-                users: vec![],
-                ports: vec![5432],
-                digest: String::new(),
-            }),
-            login_users: Arc::new(|_| vec!["ubuntu".to_owned()]),
-            changes: changes.subscribe(),
+        let decide = {
+            let policy = policy.clone();
+            Arc::new(move |request: &Request| {
+                let decide = policy.lock().unwrap().clone();
+                decide(request)
+            })
         };
+        let rules = rules(verify, decide, &changes);
         let doors = Doors {
             dial: {
                 let dialled = dialled.clone();
@@ -310,10 +428,14 @@ impl Agent {
                             async move {
                                 let mut tcp = tcp;
                                 // Stands in for an SSH server: what the target says, then status 7.
-                                tokio::io::copy(&mut tcp, &mut near)
-                                    .await
-                                    .map_err(|error| error.to_string())?;
-                                Ok(Some(7))
+                                let copied = tokio::io::copy(&mut tcp, &mut near).await;
+                                SshEnd {
+                                    exit_status: Some(7),
+                                    up: 0,
+                                    down: copied.unwrap_or(0),
+                                    reason: CloseReason::Done,
+                                    message: None,
+                                }
                             }
                             .boxed()
                         }),
@@ -398,7 +520,9 @@ impl Agent {
         let tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from("bastion-1").unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+        TlsConnector::from(Arc::new(config))
+            .connect(name, tcp)
+            .await
     }
 
     /// A listener that the dialler reaches from now on.
@@ -409,7 +533,7 @@ impl Agent {
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
-        self.evidence.events()
+        events(&self.evidence)
     }
 
     /// Waits until an event is there that `wanted` likes.
@@ -465,6 +589,7 @@ pub(crate) fn open(port: u16) -> Open {
         kind: OpenKind::Tunnel { host: None, port },
         join: None,
         approved: None,
+        known_size: None,
         client: "test".to_owned(),
     }
 }

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{
-    Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache,
-};
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache};
 use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite};

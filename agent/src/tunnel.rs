@@ -90,7 +90,7 @@ pub(crate) fn ordered_end(ending: Option<crate::session::Ending>) -> End {
 
 pub(crate) fn end_of(finish: Finish) -> End {
     match finish {
-        Finish::Done => End::Done { exit_status: None },
+        Finish::Done => End::Done,
         Finish::Closed(close) => End::Client(close),
         Finish::Target(error) => End::Target(error),
         Finish::Pipe(error) => End::Pipe(error),

@@ -87,7 +87,9 @@ impl Tunnel {
         ended: mpsc::Sender<Error>,
     ) -> Result<Self, Error> {
         let listener = forward.listen().await?;
-        let address = listener.local_addr().map_err(|error| Error::failed(error.to_string()))?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Error::failed(error.to_string()))?;
         let request = Request {
             target: target.clone(),
             kind: OpenKind::Tunnel {
@@ -108,7 +110,12 @@ impl Tunnel {
             down: AtomicU64::new(0),
             ended,
         });
-        Ok(Self { shared, listener, address, first: Some(first) })
+        Ok(Self {
+            shared,
+            listener,
+            address,
+            first: Some(first),
+        })
     }
 
     /// Where it listens.
@@ -123,7 +130,12 @@ impl Tunnel {
 
     /// Serves until `stop`, then says goodbye on all pipes. Returns what moved.
     pub async fn serve(self, stop: CancellationToken) -> Totals {
-        let Self { shared, listener, first, .. } = self;
+        let Self {
+            shared,
+            listener,
+            first,
+            ..
+        } = self;
         let mut first = first.map(|first| (first, Instant::now() + FIRST));
         let mut connections = JoinSet::new();
         loop {
@@ -168,14 +180,22 @@ impl Shared {
     }
 
     fn session(&self) -> Membership {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.session
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// A further pipe of the session; a new session when the agent has forgotten it.
     async fn pipe(&self) -> Result<Opened, GatewayError> {
         let joined = self
             .gateway
-            .join(&self.request, &self.session(), &Bytes::new(), self.spare.take())
+            .join(
+                &self.request,
+                &self.session(),
+                &Bytes::new(),
+                self.spare.take(),
+            )
             .await;
         match joined {
             Err(GatewayError::Denied(denied)) if denied.code == DenyCode::Policy => {}
@@ -207,7 +227,9 @@ async fn connection(
         Ok(opened) => opened,
         Err(error) => {
             let error = Error::from(error);
-            return shared.printer.warning(format!("the connection from {peer} was not carried: {error}"));
+            return shared.printer.warning(format!(
+                "the connection from {peer} was not carried: {error}"
+            ));
         }
     };
     shared.connections.fetch_add(1, Ordering::Relaxed);
@@ -215,14 +237,20 @@ async fn connection(
         relayed = pipe::relay(&mut wire, &mut socket) => Some(relayed),
         () = stop.cancelled() => None,
     };
-    shared.up.fetch_add(wire.machine().sent(), Ordering::Relaxed);
-    shared.down.fetch_add(wire.machine().received(), Ordering::Relaxed);
+    shared
+        .up
+        .fetch_add(wire.machine().sent(), Ordering::Relaxed);
+    shared
+        .down
+        .fetch_add(wire.machine().received(), Ordering::Relaxed);
     let outcome = match relayed {
         None => return wire.farewell(CloseReason::Client).await,
         Some(Ok(outcome)) => outcome,
         Some(Err(error)) => {
             reset(&socket);
-            return shared.printer.warning(format!("the connection from {peer} ended: {error}"));
+            return shared
+                .printer
+                .warning(format!("the connection from {peer} ended: {error}"));
         }
     };
     wire.farewell(CloseReason::Done).await;
@@ -232,13 +260,19 @@ async fn connection(
         let _told = shared.ended.try_send(error.into());
         return;
     }
-    let Some(reason) = pipe::ending(&outcome.close) else { return };
+    let Some(reason) = pipe::ending(&outcome.close) else {
+        return;
+    };
     reset(&socket);
     if ends_all(outcome.close.reason) {
         let error = Error::denied(format!("the tunnel was ended: {reason}"));
-        let _told = shared.ended.try_send(error.hint("`postern why TARGET tunnel` shows what policy says now"));
+        let _told = shared
+            .ended
+            .try_send(error.hint("`postern why TARGET tunnel` shows what policy says now"));
     } else {
-        shared.printer.warning(format!("the connection from {peer} ended: {reason}"));
+        shared
+            .printer
+            .warning(format!("the connection from {peer} ended: {reason}"));
     }
 }
 
@@ -255,7 +289,12 @@ fn ends_all(reason: CloseReason) -> bool {
     use CloseReason as Reason;
     matches!(
         reason,
-        Reason::Policy | Reason::Expired | Reason::Evidence | Reason::Quota | Reason::Killed | Reason::Draining
+        Reason::Policy
+            | Reason::Expired
+            | Reason::Evidence
+            | Reason::Quota
+            | Reason::Killed
+            | Reason::Draining
     )
 }
 

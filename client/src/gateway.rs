@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use postern_proto::gateway::message::{
-    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, Witness, join_proof,
-    open_hash,
-};
 use postern_proto::audit::note::Checkpoint;
+use postern_proto::gateway::message::{
+    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, Witness,
+    join_proof, open_hash,
+};
 use postern_proto::names::{SessionId, TargetName};
 use thiserror::Error;
 
@@ -61,7 +61,11 @@ impl Identity for Context {
         certificate: &'a ClientCertificate,
         denied: &'a Denied,
     ) -> BoxFuture<'a, Result<(), IdentityError>> {
-        Box::pin(async move { identity::step_up(self, agent, certificate, denied).await.map(drop) })
+        Box::pin(async move {
+            identity::step_up(self, agent, certificate, denied)
+                .await
+                .map(drop)
+        })
     }
 }
 
@@ -165,7 +169,10 @@ impl Gateway {
         let memory = Memory::new(state, &agent)?;
         let certificate = identity.certified(&agent, None).await?;
         let dialer = Dialer::new(&agent, &certificate)?;
-        let access = Mutex::new(Arc::new(Access { certificate, dialer }));
+        let access = Mutex::new(Arc::new(Access {
+            certificate,
+            dialer,
+        }));
         Ok(Arc::new(Self {
             agent,
             identity,
@@ -240,7 +247,10 @@ impl Gateway {
                 None => access.dialer.pipe().await,
             };
             let answer = match connection {
-                Ok(connection) => self.ask(&access, connection, &mut open, session, early).await,
+                Ok(connection) => {
+                    self.ask(&access, connection, &mut open, session, early)
+                        .await
+                }
                 Err(error) => Err(error.into()),
             };
             match answer {
@@ -262,8 +272,11 @@ impl Gateway {
                     _ => return Err(GatewayError::Denied(denied)),
                 },
                 // A spare may have died since it was last heard of.
-                Err(GatewayError::Transport(_) | GatewayError::Pipe(PipeError::Lost(_))) if was_spare => {}
-                Err(GatewayError::Transport(error)) if error.wants_new_certificate() && !renewed => {
+                Err(GatewayError::Transport(_) | GatewayError::Pipe(PipeError::Lost(_)))
+                    if was_spare => {}
+                Err(GatewayError::Transport(error))
+                    if error.wants_new_certificate() && !renewed =>
+                {
                     renewed = true;
                     self.renew(&access).await?;
                 }
@@ -280,20 +293,29 @@ impl Gateway {
         session: Option<&Membership>,
         early: &Bytes,
     ) -> Result<Answer<Connection>, GatewayError> {
-        open.join = match session {
-            Some(session) => {
-                let proof = session.prove(&connection);
-                Some(proof.ok_or_else(|| self.contradiction("the session's secret is not 32 bytes"))?)
-            }
-            None => None,
-        };
-        pipe::open(connection, open, early).await.map_err(|error| match error {
-            // With TLS 1.3 a refused certificate shows here.
-            PipeError::Lost(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-                access.dialer.explain(&error).into()
-            }
-            other => other.into(),
-        })
+        open.join =
+            match session {
+                Some(session) => {
+                    let proof = session.prove(&connection);
+                    Some(proof.ok_or_else(|| {
+                        self.contradiction("the session's secret is not 32 bytes")
+                    })?)
+                }
+                None => None,
+            };
+        pipe::open(connection, open, early)
+            .await
+            .map_err(|error| match error {
+                // With TLS 1.3 a refused certificate shows here.
+                PipeError::Lost(error)
+                    if error
+                        .get_ref()
+                        .is_some_and(|inner| inner.is::<rustls::Error>()) =>
+                {
+                    access.dialer.explain(&error).into()
+                }
+                other => other.into(),
+            })
     }
 
     fn accept(
@@ -312,7 +334,11 @@ impl Gateway {
             Some(session) if session.evidence == granted.evidence => session.seen.clone(),
             _ => self.memory.accept(&granted.evidence, known)?,
         };
-        Ok(Opened { granted, wire, seen })
+        Ok(Opened {
+            granted,
+            wire,
+            seen,
+        })
     }
 
     fn contradiction(&self, what: &'static str) -> GatewayError {
@@ -322,13 +348,20 @@ impl Gateway {
         }
     }
 
-    async fn step_up(&self, access: &Access, denied: &Denied, open: &mut Open) -> Result<(), GatewayError> {
+    async fn step_up(
+        &self,
+        access: &Access,
+        denied: &Denied,
+        open: &mut Open,
+    ) -> Result<(), GatewayError> {
         // The approval must be for what we asked, not for what somebody would like approved.
         if denied.open_hash.as_deref() != Some(hex::encode(open_hash(open)).as_str()) {
             return Err(self.contradiction("it wants a fresh code for another request"));
         }
         let _turn = self.asking.acquire().await;
-        self.identity.step_up(&self.agent, &access.certificate, denied).await?;
+        self.identity
+            .step_up(&self.agent, &access.certificate, denied)
+            .await?;
         open.approved = denied.session;
         Ok(())
     }
@@ -348,7 +381,10 @@ impl Gateway {
             .certified(&self.agent, Some(&refused.certificate))
             .await?;
         let dialer = Dialer::new(&self.agent, &certificate)?;
-        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Access { certificate, dialer });
+        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Access {
+            certificate,
+            dialer,
+        });
         Ok(())
     }
 
@@ -391,7 +427,9 @@ impl From<GatewayError> for UserError {
 impl From<PipeError> for UserError {
     fn from(error: PipeError) -> Self {
         let kind = match error {
-            PipeError::Lost(_) | PipeError::Silent(_) | PipeError::Unanswered(_) => Kind::Unreachable,
+            PipeError::Lost(_) | PipeError::Silent(_) | PipeError::Unanswered(_) => {
+                Kind::Unreachable
+            }
             _ => Kind::Failed,
         };
         Self::new(kind, error.to_string()).hint(error.hint())

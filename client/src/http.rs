@@ -74,7 +74,13 @@ impl Client {
     pub async fn connect(gateway: Arc<Gateway>) -> Result<Self, HttpError> {
         let agent = gateway.agent().id.to_string();
         let (sender, driver) = open(&gateway).await?;
-        Ok(Self { gateway, agent, sender, driver, renewed: false })
+        Ok(Self {
+            gateway,
+            agent,
+            sender,
+            driver,
+            renewed: false,
+        })
     }
 
     /// GET, as bytes of at most `limit`.
@@ -94,8 +100,11 @@ impl Client {
         path: &str,
         question: &impl Serialize,
     ) -> Result<T, HttpError> {
-        let question = serde_json::to_vec(question).map_err(|error| broken(&self.agent, path, &error))?;
-        let body = self.request(Method::POST, path, question.into(), JSON_LIMIT).await?;
+        let question =
+            serde_json::to_vec(question).map_err(|error| broken(&self.agent, path, &error))?;
+        let body = self
+            .request(Method::POST, path, question.into(), JSON_LIMIT)
+            .await?;
         self.parse(path, &body)
     }
 
@@ -107,7 +116,10 @@ impl Client {
             response = self.send(Method::GET, path, Bytes::new()).await?;
         }
         if response.status() == StatusCode::OK {
-            return Ok(Answer { body: response.into_body(), _connection: self.driver });
+            return Ok(Answer {
+                body: response.into_body(),
+                _connection: self.driver,
+            });
         }
         let status = response.status();
         let body = collect(response, JSON_LIMIT).await.unwrap_or_default();
@@ -125,7 +137,10 @@ impl Client {
         body: Bytes,
         limit: usize,
     ) -> Result<Bytes, HttpError> {
-        match self.attempt(method.clone(), path, body.clone(), limit).await {
+        match self
+            .attempt(method.clone(), path, body.clone(), limit)
+            .await
+        {
             Err(HttpError::Refused { status: 401, .. }) if !self.renewed => {}
             // With TLS 1.3 a refused certificate ends the connection at its first use.
             Err(HttpError::Broken { .. }) if !self.renewed && self.driver.is_finished() => {}
@@ -161,7 +176,12 @@ impl Client {
         Err(self.refused(status, path, &body))
     }
 
-    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, HttpError> {
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, HttpError> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -192,7 +212,10 @@ pub struct Answer {
     _connection: AbortOnDropHandle<Result<(), hyper::Error>>,
 }
 
-type Opened = (SendRequest<Full<Bytes>>, AbortOnDropHandle<Result<(), hyper::Error>>);
+type Opened = (
+    SendRequest<Full<Bytes>>,
+    AbortOnDropHandle<Result<(), hyper::Error>>,
+);
 
 async fn open(gateway: &Gateway) -> Result<Opened, HttpError> {
     let connection = gateway.http().await?;
@@ -206,7 +229,10 @@ async fn collect(
     response: Response<Incoming>,
     limit: usize,
 ) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(Limited::new(response.into_body(), limit).collect().await?.to_bytes())
+    Ok(Limited::new(response.into_body(), limit)
+        .collect()
+        .await?
+        .to_bytes())
 }
 
 /// Text as one segment or value of a URL.
@@ -236,9 +262,21 @@ impl From<HttpError> for UserError {
             HttpError::Gateway(error) => error.into(),
             HttpError::Broken { .. } => Self::unreachable(error.to_string())
                 .hint("try again; if it stays, compare the versions of `postern` and the agent"),
-            HttpError::Refused { status, message, hint } => {
-                let kind = if matches!(status, 401 | 403) { Kind::Denied } else { Kind::Failed };
-                Self { kind, message, hint }
+            HttpError::Refused {
+                status,
+                message,
+                hint,
+            } => {
+                let kind = if matches!(status, 401 | 403) {
+                    Kind::Denied
+                } else {
+                    Kind::Failed
+                };
+                Self {
+                    kind,
+                    message,
+                    hint,
+                }
             }
         }
     }

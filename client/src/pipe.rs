@@ -68,7 +68,9 @@ impl PipeError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Lost(_) | Self::Silent(_) => "check the network and connect again; what ran on the target may still run",
+            Self::Lost(_) | Self::Silent(_) => {
+                "check the network and connect again; what ran on the target may still run"
+            }
             Self::Unanswered(_) => "try again; if it stays, tell the agent's operator",
             Self::Local(_) => "see what closed it on this computer",
             _ => "compare the versions of `postern` and the agent",

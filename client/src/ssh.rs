@@ -86,18 +86,21 @@ impl From<SshError> for UserError {
         match error {
             SshError::Gateway(error) => error.into(),
             SshError::Pipe(error) => error.into(),
-            SshError::Ended(_) => Self::denied(message).hint("`postern why TARGET` shows what policy says now"),
-            SshError::HostKey(_) => {
-                Self::denied(message).hint("compare the versions of `postern` and the agent, and tell its operator")
+            SshError::Ended(_) => {
+                Self::denied(message).hint("`postern why TARGET` shows what policy says now")
             }
-            SshError::Refused { .. } => Self::denied(message).hint("`postern why TARGET` shows what policy allows"),
-            SshError::Protocol(_) => {
-                Self::failed(message).hint("try again with -v; if it stays, tell the agent's operator")
+            SshError::HostKey(_) => Self::denied(message)
+                .hint("compare the versions of `postern` and the agent, and tell its operator"),
+            SshError::Refused { .. } => {
+                Self::denied(message).hint("`postern why TARGET` shows what policy allows")
             }
-            SshError::Local { .. } => Self::failed(message).hint("see what closed it on this computer"),
-            SshError::Forward { .. } => {
-                Self::usage(message).hint("-L and -R take [BIND:]PORT:HOST:PORT, -D takes [BIND:]PORT")
+            SshError::Protocol(_) => Self::failed(message)
+                .hint("try again with -v; if it stays, tell the agent's operator"),
+            SshError::Local { .. } => {
+                Self::failed(message).hint("see what closed it on this computer")
             }
+            SshError::Forward { .. } => Self::usage(message)
+                .hint("-L and -R take [BIND:]PORT:HOST:PORT, -D takes [BIND:]PORT"),
         }
     }
 }

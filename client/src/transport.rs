@@ -60,7 +60,9 @@ pub enum TransportError {
         seconds: u64,
     },
     /// The server's certificate is not from the pinned CA.
-    #[error("the server at {address} is not agent `{agent}`: its certificate is not from the pinned CA")]
+    #[error(
+        "the server at {address} is not agent `{agent}`: its certificate is not from the pinned CA"
+    )]
     WrongCa {
         /// The id that was expected.
         agent: String,
@@ -100,7 +102,9 @@ pub enum TransportError {
         reason: String,
     },
     /// The server speaks no protocol of ours.
-    #[error("the server at {address} does not speak `{protocol}`: it is no agent, or of another version")]
+    #[error(
+        "the server at {address} does not speak `{protocol}`: it is no agent, or of another version"
+    )]
     Protocol {
         /// Where the server is.
         address: String,
@@ -140,7 +144,9 @@ impl TransportError {
             Self::WrongName { .. } => {
                 "compare `id` and `address` of the agent in the configuration with what its operator gave you"
             }
-            Self::Expired { .. } => "tell the agent's operator: `postern-agent check` says how to renew it",
+            Self::Expired { .. } => {
+                "tell the agent's operator: `postern-agent check` says how to renew it"
+            }
             Self::NotYetValid { .. } => "check the clock of this computer",
             Self::ClientRefused { .. } => "postern login",
             Self::Protocol { .. } => "check the agent's address and port, and both versions",
@@ -165,7 +171,10 @@ pub struct Dialer {
 
 impl Dialer {
     /// Prepares both protocols. Touches no network.
-    pub fn new(agent: &AgentProfile, certificate: &ClientCertificate) -> Result<Self, TransportError> {
+    pub fn new(
+        agent: &AgentProfile,
+        certificate: &ClientCertificate,
+    ) -> Result<Self, TransportError> {
         let unusable = |reason: String| TransportError::Profile {
             agent: agent.id.to_string(),
             reason,
@@ -201,9 +210,16 @@ impl Dialer {
     pub fn explain(&self, error: &io::Error) -> TransportError {
         let agent = self.agent.id.to_string();
         let address = self.agent.address.clone();
-        let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        let Some(tls) = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        else {
             let reason = error.to_string();
-            return TransportError::Unreachable { agent, address, reason };
+            return TransportError::Unreachable {
+                agent,
+                address,
+                reason,
+            };
         };
         match tls {
             rustls::Error::InvalidCertificate(fault) => certificate_fault(agent, address, fault),
@@ -217,12 +233,20 @@ impl Dialer {
             }
             other => {
                 let reason = other.to_string();
-                TransportError::Tls { agent, address, reason }
+                TransportError::Tls {
+                    agent,
+                    address,
+                    reason,
+                }
             }
         }
     }
 
-    async fn dial(&self, config: &Arc<ClientConfig>, alpn: &[u8]) -> Result<Connection, TransportError> {
+    async fn dial(
+        &self,
+        config: &Arc<ClientConfig>,
+        alpn: &[u8],
+    ) -> Result<Connection, TransportError> {
         let deadline = Instant::now() + DIAL_DEADLINE;
         let timed_out = |_| TransportError::TimedOut {
             agent: self.agent.id.to_string(),
@@ -266,7 +290,12 @@ async fn reach(address: &str) -> io::Result<TcpStream> {
                 return Ok(socket);
             }
             Ok(Err(error)) => last = error,
-            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{candidate} did not answer")),
+            Err(_) => {
+                last = io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{candidate} did not answer"),
+                )
+            }
         }
     }
     Err(last)

@@ -97,9 +97,11 @@ impl std::fmt::Debug for LogIdentityOf {
 impl Memory {
     /// The memory of `agent`'s log below the state folder. Reads nothing yet.
     pub fn new(state: &Path, agent: &AgentProfile) -> Result<Self, WitnessError> {
-        let log = LogIdentity::new(agent.id.clone(), &agent.log_key).map_err(|fault| WitnessError::Key {
-            agent: agent.id.to_string(),
-            fault,
+        let log = LogIdentity::new(agent.id.clone(), &agent.log_key).map_err(|fault| {
+            WitnessError::Key {
+                agent: agent.id.to_string(),
+                fault,
+            }
         })?;
         Ok(Self {
             log: LogIdentityOf(log),
@@ -114,21 +116,30 @@ impl Memory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.store(error)),
         };
-        let kept = self.log.0.checkpoint(&text).map_err(|fault| WitnessError::Kept {
-            path: self.path.clone(),
-            agent: self.log.0.origin().to_string(),
-            fault,
-        })?;
+        let kept = self
+            .log
+            .0
+            .checkpoint(&text)
+            .map_err(|fault| WitnessError::Kept {
+                path: self.path.clone(),
+                agent: self.log.0.origin().to_string(),
+                fault,
+            })?;
         Ok(Some(kept))
     }
 
     /// Accepts evidence whose consistency is proven against `known`, and keeps its checkpoint.
     /// Returns it: the next evidence of the same session is proven against it.
-    pub fn accept(&self, evidence: &Witness, known: Option<&Checkpoint>) -> Result<Checkpoint, WitnessError> {
-        let now = witness::check(&self.log.0, evidence, known).map_err(|fault| WitnessError::Fault {
-            agent: self.log.0.origin().to_string(),
-            fault,
-        })?;
+    pub fn accept(
+        &self,
+        evidence: &Witness,
+        known: Option<&Checkpoint>,
+    ) -> Result<Checkpoint, WitnessError> {
+        let now =
+            witness::check(&self.log.0, evidence, known).map_err(|fault| WitnessError::Fault {
+                agent: self.log.0.origin().to_string(),
+                fault,
+            })?;
         self.keep(&now, known)?;
         Ok(now)
     }
@@ -146,7 +157,8 @@ impl Memory {
             .write(true)
             .open(self.path.with_extension("lock"))
             .map_err(store)?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|error| store(error.into()))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+            .map_err(|error| store(error.into()))?;
         let kept = self.newest()?;
         if let Some(kept) = &kept
             && kept.size == now.size
@@ -221,11 +233,15 @@ mod tests {
     #[test]
     fn what_was_seen_in_one_command_is_demanded_in_the_next() {
         let state = tempfile::tempdir().unwrap();
-        memory(state.path()).accept(&evidence(&["a", "b", "c"], 0), None).unwrap();
+        memory(state.path())
+            .accept(&evidence(&["a", "b", "c"], 0), None)
+            .unwrap();
         let later = memory(state.path());
         let known = later.newest().unwrap();
         assert_eq!(known.as_ref().map(|known| known.size), Some(3));
-        later.accept(&evidence(&["a", "b", "c", "d"], 3), known.as_ref()).unwrap();
+        later
+            .accept(&evidence(&["a", "b", "c", "d"], 3), known.as_ref())
+            .unwrap();
         assert_eq!(later.newest().unwrap().map(|known| known.size), Some(4));
     }
 
@@ -248,12 +264,18 @@ mod tests {
         let memory = memory(state.path());
         memory.accept(&evidence(&["a"], 0), None).unwrap();
         let known = memory.newest().unwrap();
-        memory.accept(&evidence(&["a", "b", "c"], 1), known.as_ref()).unwrap();
+        memory
+            .accept(&evidence(&["a", "b", "c"], 1), known.as_ref())
+            .unwrap();
         // The slower one knew the same state and was told an older one.
-        memory.accept(&evidence(&["a", "b"], 1), known.as_ref()).unwrap();
+        memory
+            .accept(&evidence(&["a", "b"], 1), known.as_ref())
+            .unwrap();
         assert_eq!(memory.newest().unwrap().map(|known| known.size), Some(3));
         // A fork between the two shows at the same size.
-        let error = memory.accept(&evidence(&["a", "b", "x"], 1), known.as_ref()).unwrap_err();
+        let error = memory
+            .accept(&evidence(&["a", "b", "x"], 1), known.as_ref())
+            .unwrap_err();
         assert!(error.is_accusation(), "{error}");
     }
 

@@ -87,7 +87,10 @@ impl ClientCa {
         let name = subject.principal.user_id.as_str();
         let mut params = leaf(Purpose::Client, name, now, not_after)?;
         params.subject_alt_names = vec![SanType::URI(subject.to_uri().as_str().try_into()?)];
-        let serial = params.serial_number.as_ref().map(|serial| serial.to_bytes());
+        let serial = params
+            .serial_number
+            .as_ref()
+            .map(|serial| serial.to_bytes());
         let certificate = params.signed_by(&key, self.authority.issuer())?;
         Ok(IssuedClient {
             chain: [certificate.into(), self.certificate().clone()],
@@ -107,8 +110,8 @@ impl IssuedClient {
 impl ClientCertificate {
     /// Reads a certificate strictly.
     pub fn from_der(der: &[u8]) -> Result<Self, MalformedCertificate> {
-        let (rest, certificate) = x509_parser::parse_x509_certificate(der)
-            .map_err(|_| MalformedCertificate::Syntax)?;
+        let (rest, certificate) =
+            x509_parser::parse_x509_certificate(der).map_err(|_| MalformedCertificate::Syntax)?;
         if !rest.is_empty() {
             return Err(MalformedCertificate::Syntax);
         }

@@ -26,7 +26,10 @@ pub fn generate(agent: &AgentId) -> Result<(Zeroizing<String>, String), CaError>
     let encoded = Zeroizing::new(STANDARD.encode(secret.as_slice()));
     secret.zeroize();
     let signer = Zeroizing::new(format!("PRIVATE+KEY+{agent}+{id:08x}+{}", *encoded));
-    Ok((signer, format!("{agent}+{id:08x}+{}", STANDARD.encode(public))))
+    Ok((
+        signer,
+        format!("{agent}+{id:08x}+{}", STANDARD.encode(public)),
+    ))
 }
 
 /// Reads a signer key; its name must be the agent's id, the origin of the log.

@@ -76,7 +76,11 @@ impl SshUserCa {
     }
 
     /// Certifies `key` for one login: five minutes, one user, only what was granted.
-    pub fn certify(&self, key: &PublicKey, request: &UserRequest<'_>) -> Result<Certificate, CaError> {
+    pub fn certify(
+        &self,
+        key: &PublicKey,
+        request: &UserRequest<'_>,
+    ) -> Result<Certificate, CaError> {
         let mut builder = builder(key, request.now, USER_LIFETIME)?;
         builder.cert_type(CertType::User)?;
         builder.serial(u64::from_be_bytes(super::random()?))?;
@@ -109,7 +113,12 @@ impl SshHostCa {
     }
 
     /// Certifies the agent's host key for `*.postern`.
-    pub fn certify(&self, host_key: &PublicKey, agent: &str, now: i64) -> Result<Certificate, CaError> {
+    pub fn certify(
+        &self,
+        host_key: &PublicKey,
+        agent: &str,
+        now: i64,
+    ) -> Result<Certificate, CaError> {
         let mut builder = builder(host_key, now, HOST_LIFETIME)?;
         builder.cert_type(CertType::Host)?;
         builder.serial(u64::from_be_bytes(super::random()?))?;
@@ -163,7 +172,12 @@ fn builder(key: &PublicKey, now: i64, lifetime: i64) -> Result<Builder, CaError>
 /// sshd logs the key id: it ties the target's log to ours. The ARN is for people; only printable
 /// ASCII of it gets there.
 fn key_id(request: &UserRequest<'_>) -> String {
-    let arn: String = request.principal.arn.chars().filter(char::is_ascii_graphic).collect();
+    let arn: String = request
+        .principal
+        .arn
+        .chars()
+        .filter(char::is_ascii_graphic)
+        .collect();
     let mut id = format!("{} {} {arn}", request.principal.key(), request.session);
     id.truncate(512);
     id
@@ -173,6 +187,7 @@ fn key_id(request: &UserRequest<'_>) -> String {
 mod tests {
     use super::*;
     use crate::ca::subject::tests::alice;
+    use russh::keys::HashAlg;
 
     const NOW: i64 = 1_790_000_000;
 
@@ -204,24 +219,37 @@ mod tests {
         assert_eq!(certificate.valid_before(), NOW as u64 + 300);
         assert!(certificate.extensions().is_empty());
         assert!(certificate.critical_options().is_empty());
-        assert!(certificate.key_id().starts_with(
-            "111122223333/AIDAALICEALICEALICE1 0000000001"
-        ));
-        let trusted = ca.public_key().fingerprint(russh::keys::HashAlg::Sha256);
+        assert!(
+            certificate
+                .key_id()
+                .starts_with("111122223333/AIDAALICEALICEALICE1 0000000001")
+        );
+        let trusted = ca.public_key().fingerprint(HashAlg::Sha256);
         certificate.validate_at(NOW as u64, [&trusted]).unwrap();
-        assert!(certificate.validate_at(NOW as u64 + 301, [&trusted]).is_err());
+        assert!(
+            certificate
+                .validate_at(NOW as u64 + 301, [&trusted])
+                .is_err()
+        );
     }
 
     #[test]
     fn a_user_certificate_permits_only_what_was_granted() {
         let (_, certificate) = certify(
             Some("::ffff:10.0.0.5"),
-            &[SshExtension::Pty, SshExtension::AgentForwarding, SshExtension::Pty],
+            &[
+                SshExtension::Pty,
+                SshExtension::AgentForwarding,
+                SshExtension::Pty,
+            ],
         );
         let names: Vec<_> = certificate.extensions().keys().collect();
         assert_eq!(names, ["permit-agent-forwarding", "permit-pty"]);
         assert_eq!(
-            certificate.critical_options().get("source-address").unwrap(),
+            certificate
+                .critical_options()
+                .get("source-address")
+                .unwrap(),
             "10.0.0.5/32"
         );
     }
@@ -234,6 +262,43 @@ mod tests {
         assert_eq!(certificate.cert_type(), CertType::Host);
         assert_eq!(certificate.valid_principals(), [HOST_PATTERN]);
         assert!(certificate.critical_options().is_empty());
+    }
+
+    /// OpenSSH itself reads what is signed here: nobody agrees with himself alone.
+    #[test]
+    fn openssh_reads_the_certificates_as_they_are_meant() {
+        let (ca, user) = certify(Some("10.0.0.5"), &[SshExtension::Pty]);
+        let host_ca = SshHostCa::new(generate("host CA").unwrap()).unwrap();
+        let host = host_ca
+            .certify(generate("").unwrap().public_key(), "bastion-1", NOW)
+            .unwrap();
+        let shown = ssh_keygen(&user);
+        for part in [
+            "ssh-ed25519-cert-v01@openssh.com user certificate",
+            &ca.public_key().fingerprint(HashAlg::Sha256).to_string(),
+            "Key ID: \"111122223333/AIDAALICEALICEALICE1 ",
+            "Principals: \n                ec2-user\n",
+            "source-address 10.0.0.5/32",
+            "Extensions: \n                permit-pty\n",
+        ] {
+            assert!(shown.contains(part), "{part} is not in\n{shown}");
+        }
+        let shown = ssh_keygen(&host);
+        for part in ["host certificate", "*.postern", "Critical Options: (none)"] {
+            assert!(shown.contains(part), "{part} is not in\n{shown}");
+        }
+    }
+
+    fn ssh_keygen(certificate: &Certificate) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), certificate.to_openssh().unwrap()).unwrap();
+        let output = std::process::Command::new("ssh-keygen")
+            .arg("-Lf")
+            .arg(file.path())
+            .output()
+            .expect("this test needs OpenSSH's ssh-keygen: tests/setup installs it");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     #[test]

@@ -195,20 +195,26 @@ pub(crate) mod tests {
             uri.replace("mfa-not-before=1", "mfa-not-before=01"),
             uri.replace("mfa-not-before=", "mfa-not-before=%31"),
             uri.replace("assurance=aws-mfa", "assurance=none"),
-            uri.replace("assurance=aws-mfa", "assurance=aws-mfa&assurance=aws-mfa-fresh"),
+            uri.replace(
+                "assurance=aws-mfa",
+                "assurance=aws-mfa&assurance=aws-mfa-fresh",
+            ),
             uri.replace("alice&", "%61lice&"),
             uri.replace("AIDA", "aida"),
             format!("{uri}&admin=1"),
             format!("{uri}#x"),
             format!("{uri}%"),
             uri.replace("arn=", "Arn="),
-            uri.replace("&claimed-end=1790040000", "")
-                + "&claimed-end=1790040000",
+            uri.replace("&claimed-end=1790040000", "") + "&claimed-end=1790040000",
             String::new(),
             format!("{PREFIX}?"),
             format!("{uri}{}", "&request=x".repeat(2000)),
         ] {
-            assert_eq!(ClientSubject::from_uri(&bad), Err(SubjectFault), "{bad:.200}");
+            assert_eq!(
+                ClientSubject::from_uri(&bad),
+                Err(SubjectFault),
+                "{bad:.200}"
+            );
         }
     }
 }

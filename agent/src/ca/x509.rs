@@ -110,10 +110,15 @@ impl Authority {
         now: i64,
     ) -> Result<(CertificateDer<'static>, Zeroizing<String>), CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = leaf(Purpose::Server, agent.as_str(), now, now.saturating_add(
-            // A year of seconds fits.
-            SERVER_LIFETIME.as_secs() as i64,
-        ))?;
+        let mut params = leaf(
+            Purpose::Server,
+            agent.as_str(),
+            now,
+            now.saturating_add(
+                // A year of seconds fits.
+                SERVER_LIFETIME.as_secs() as i64,
+            ),
+        )?;
         let name = agent.as_str().try_into()?;
         params.subject_alt_names = vec![SanType::DnsName(name)];
         let certificate = params.signed_by(&key, &self.issuer)?;

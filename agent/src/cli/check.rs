@@ -68,13 +68,19 @@ fn check_keys(config: &Config, now: i64) -> Vec<Finding> {
     )];
     findings.push(check_server(config, &folder, &keys, now));
     findings.push(check_client_ca(config, &folder, &keys, now));
-    findings.push(match PeerTrust::load(config, keys.client_ca.certificate(), None) {
-        Ok(_) => Finding::ok(
-            "trust",
-            format!("{} other agents, {} withdrawn", config.trust.agents.len(), config.trust.withdrawn.len()),
-        ),
-        Err(error) => Finding::from_error("trust", &error),
-    });
+    findings.push(
+        match PeerTrust::load(config, keys.client_ca.certificate(), None) {
+            Ok(_) => Finding::ok(
+                "trust",
+                format!(
+                    "{} other agents, {} withdrawn",
+                    config.trust.agents.len(),
+                    config.trust.withdrawn.len()
+                ),
+            ),
+            Err(error) => Finding::from_error("trust", &error),
+        },
+    );
     findings
 }
 
@@ -129,7 +135,10 @@ fn check_client_ca(config: &Config, folder: &KeyFolder, keys: &Keys, now: i64) -
     match verified() {
         Err(error) => Finding::error(
             SUBJECT,
-            format!("what it signs does not lead to {}: {error}", name::CLIENT_ROOT),
+            format!(
+                "what it signs does not lead to {}: {error}",
+                name::CLIENT_ROOT
+            ),
             RENEW,
         ),
         Ok(()) => check_end(SUBJECT, keys.client_ca.certificate(), now, RENEW),
@@ -137,11 +146,7 @@ fn check_client_ca(config: &Config, folder: &KeyFolder, keys: &Keys, now: i64) -
 }
 
 /// A client certificate for nobody, which never leaves this function's caller.
-fn sample(
-    config: &Config,
-    keys: &Keys,
-    now: i64,
-) -> Result<[CertificateDer<'static>; 2], String> {
+fn sample(config: &Config, keys: &Keys, now: i64) -> Result<[CertificateDer<'static>; 2], String> {
     use postern_proto::names::{Assurance, Principal, UserId};
     let user_id: UserId = "AIDA000000000000CHECK".parse().map_err(|_| "no user id")?;
     let subject = crate::ca::ClientSubject {
@@ -181,7 +186,10 @@ fn check_end(subject: &str, certificate: &CertificateDer<'_>, now: i64, renew: &
 
 fn roots(folder: &KeyFolder, name: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in folder.certificates(name).map_err(|error| error.to_string())? {
+    for certificate in folder
+        .certificates(name)
+        .map_err(|error| error.to_string())?
+    {
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
     Ok(roots)
@@ -208,7 +216,10 @@ fn check_recipients(config: &Config) -> Finding {
             "add a second age recipient to `evidence.recipients`",
         );
     }
-    Finding::ok("recipients", format!("{count} auditors can read recordings"))
+    Finding::ok(
+        "recipients",
+        format!("{count} auditors can read recordings"),
+    )
 }
 
 fn check_state(config: &Config) -> Finding {
@@ -262,9 +273,11 @@ async fn check_clock(config: &Config) -> Finding {
             format!("cannot be compared with STS: {error}"),
             "check that this machine reaches the STS endpoint, and `sts` in agent.toml",
         ),
-        Ok(skew) if skew.abs() >= SKEW_ERROR => {
-            Finding::error(SUBJECT, format!("{skew} seconds off AWS's: no login works"), hint)
-        }
+        Ok(skew) if skew.abs() >= SKEW_ERROR => Finding::error(
+            SUBJECT,
+            format!("{skew} seconds off AWS's: no login works"),
+            hint,
+        ),
         Ok(skew) if skew.abs() >= SKEW_WARNING => {
             Finding::warning(SUBJECT, format!("{skew} seconds off AWS's"), hint)
         }

@@ -38,7 +38,12 @@ impl Finding {
 
     /// Somebody should look.
     pub fn warning(subject: &str, message: impl Into<String>, hint: &str) -> Self {
-        Self::new(Level::Warning, subject, message.into(), Some(hint.to_owned()))
+        Self::new(
+            Level::Warning,
+            subject,
+            message.into(),
+            Some(hint.to_owned()),
+        )
     }
 
     /// It does not work.
@@ -80,7 +85,12 @@ pub(super) fn text(findings: &[Finding]) -> String {
             let _ = writeln!(text, "         hint: {hint}");
         }
     }
-    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let count = |level| {
+        findings
+            .iter()
+            .filter(|finding| finding.level == level)
+            .count()
+    };
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
     let _ = writeln!(text, "{errors} errors, {warnings} warnings");
     text

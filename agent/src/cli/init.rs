@@ -99,7 +99,10 @@ struct Offline {
 /// Makes everything, or nothing that is not there already.
 pub(super) fn init(arguments: &InitArguments) -> anyhow::Result<Made> {
     let config_path = std::path::absolute(&arguments.config)?;
-    let folder = config_path.parent().unwrap_or(Path::new("/")).to_owned();
+    let folder = config_path
+        .parent()
+        .unwrap_or_else(|| Path::new("/"))
+        .to_owned();
     let [keys, policy, offline_folder] = ["keys", "policy", "offline"].map(|n| folder.join(n));
     let port = port_of(&arguments.address)?;
     let listen = arguments
@@ -119,14 +122,28 @@ pub(super) fn init(arguments: &InitArguments) -> anyhow::Result<Made> {
         }
     }
 
-    let auditor = arguments.new_auditor.as_ref().map(|path| (path, age::x25519::Identity::generate()));
-    let made_recipient = auditor.iter().map(|(_, identity)| identity.to_public().to_string());
-    let recipients: Vec<_> = arguments.recipient.iter().cloned().chain(made_recipient).collect();
+    let auditor = arguments
+        .new_auditor
+        .as_ref()
+        .map(|path| (path, age::x25519::Identity::generate()));
+    let made_recipient = auditor
+        .iter()
+        .map(|(_, identity)| identity.to_public().to_string());
+    let recipients: Vec<_> = arguments
+        .recipient
+        .iter()
+        .cloned()
+        .chain(made_recipient)
+        .collect();
     let text = template::agent_toml(&Settings {
         arguments,
         listen,
         recipients: &recipients,
-        ca_bundle: arguments.ca_bundle.as_deref().map(std::path::absolute).transpose()?,
+        ca_bundle: arguments
+            .ca_bundle
+            .as_deref()
+            .map(std::path::absolute)
+            .transpose()?,
     });
     // What is written must be what the agent accepts; find out before anything is made.
     Config::parse(&text, &config_path).context("these settings cannot work")?;
@@ -143,7 +160,11 @@ pub(super) fn init(arguments: &InitArguments) -> anyhow::Result<Made> {
         offline.save(&offline_folder)?;
     }
     make_folder(&policy, 0o755)?;
-    write(&policy.join("example.cedar"), template::POLICY.as_bytes(), 0o644)?;
+    write(
+        &policy.join("example.cedar"),
+        template::POLICY.as_bytes(),
+        0o644,
+    )?;
     if let Some((path, identity)) = auditor {
         use age::secrecy::ExposeSecret as _;
         let secret = identity.to_string();
@@ -196,22 +217,25 @@ struct MadeKeys {
     ssh_host_ca: String,
 }
 
-fn make_keys(
-    keys: &Path,
-    offline: &Offline,
-    id: &AgentId,
-    now: i64,
-) -> anyhow::Result<MadeKeys> {
+fn make_keys(keys: &Path, offline: &Offline, id: &AgentId, now: i64) -> anyhow::Result<MadeKeys> {
     let put = |name: &str, text: &str, mode| write(&keys.join(name), text.as_bytes(), mode);
     let (server, server_key) = offline.server_ca.server_certificate(id, now)?;
     put(name::SERVER_KEY, &server_key, 0o600)?;
-    put(name::SERVER, &crate::ca::certificates_to_pem(&[server]), 0o644)?;
+    put(
+        name::SERVER,
+        &crate::ca::certificates_to_pem(&[server]),
+        0o644,
+    )?;
     put(name::SERVER_CA, &offline.server_ca.certificate_pem(), 0o644)?;
 
     let client_ca = offline.client_root.intermediate(id, now)?;
     put(name::CLIENT_CA_KEY, &client_ca.key_pem(), 0o600)?;
     put(name::CLIENT_CA, &client_ca.certificate_pem(), 0o644)?;
-    put(name::CLIENT_ROOT, &offline.client_root.certificate_pem(), 0o644)?;
+    put(
+        name::CLIENT_ROOT,
+        &offline.client_root.certificate_pem(),
+        0o644,
+    )?;
 
     let make_ssh = |file: &str, comment: String| {
         let key = ssh::generate(&comment)?;
@@ -267,7 +291,11 @@ impl Offline {
         put(SERVER_CA_KEY, &self.server_ca.key_pem(), 0o600)?;
         put(name::SERVER_CA, &self.server_ca.certificate_pem(), 0o644)?;
         put(CLIENT_ROOT_KEY, &self.client_root.key_pem(), 0o600)?;
-        put(name::CLIENT_ROOT, &self.client_root.certificate_pem(), 0o644)?;
+        put(
+            name::CLIENT_ROOT,
+            &self.client_root.certificate_pem(),
+            0o644,
+        )?;
         put("README", template::OFFLINE, 0o644)
     }
 }
@@ -279,7 +307,9 @@ fn port_of(address: &str) -> anyhow::Result<u16> {
         .and_then(|(_, port)| port.parse::<u16>().ok());
     match port {
         Some(port) if port != 0 => Ok(port),
-        _ => bail!("`--address {address}` is not HOST:PORT\nhint: write it like `bastion.example.com:8443`"),
+        _ => bail!(
+            "`--address {address}` is not HOST:PORT\nhint: write it like `bastion.example.com:8443`"
+        ),
     }
 }
 

@@ -87,7 +87,9 @@ pub(super) fn agent_toml(settings: &Settings<'_>) -> String {
     };
     let endpoint = match &arguments.sts_endpoint {
         Some(url) => format!("endpoint_url = {}", quote(url)),
-        None => "# endpoint_url = \"https://vpce-0123.sts.eu-west-1.vpce.amazonaws.com\"".to_owned(),
+        None => {
+            "# endpoint_url = \"https://vpce-0123.sts.eu-west-1.vpce.amazonaws.com\"".to_owned()
+        }
     };
     let bundle = match &settings.ca_bundle {
         Some(path) => format!("ca_bundle = {}", quote(&path.display().to_string())),

@@ -15,14 +15,24 @@ fn arguments(folder: &Path, more: &[&str]) -> InitArguments {
     let config = folder.join("agent.toml").display().to_string();
     let state = folder.join("state").display().to_string();
     let base = [
-        "init", "--config", &config, "--state", &state, "--id", "bastion-1",
-        "--address", "127.0.0.1:8443", "--region", "eu-west-1",
-        "--role", "arn:aws:iam::111122223333:role/postern-attest",
+        "init",
+        "--config",
+        &config,
+        "--state",
+        &state,
+        "--id",
+        "bastion-1",
+        "--address",
+        "127.0.0.1:8443",
+        "--region",
+        "eu-west-1",
+        "--role",
+        "arn:aws:iam::111122223333:role/postern-attest",
     ];
     let Command::Init(arguments) = parse(&[&base[..], more].concat()).unwrap().command else {
         panic!("not init");
     };
-    arguments
+    *arguments
 }
 
 fn made(folder: &Path) -> init::Made {
@@ -42,20 +52,30 @@ fn init_makes_separate_keys_that_the_agent_loads() {
     let keys = Keys::load(&config).unwrap();
     let json: serde_json::Value = serde_json::from_str(&answer.json().unwrap()).unwrap();
     assert_eq!(json["log_key"], keys.log_verifier_key);
-    assert_eq!(json["ssh_user_ca"], keys.ssh_user_ca.public_key().to_openssh().unwrap());
+    assert_eq!(
+        json["ssh_user_ca"],
+        keys.ssh_user_ca.public_key().to_openssh().unwrap()
+    );
     assert_eq!(
         std::fs::read_to_string(json["ca"].as_str().unwrap()).unwrap(),
         json["ca_pem"]
     );
     for name in name::PRIVATE {
-        assert_eq!(mode(&folder.path().join("keys").join(name)), 0o600, "{name}");
+        assert_eq!(
+            mode(&folder.path().join("keys").join(name)),
+            0o600,
+            "{name}"
+        );
     }
     for path in ["keys", "offline"] {
         assert_eq!(mode(&folder.path().join(path)), 0o700);
     }
     assert_eq!(mode(&folder.path().join("offline/server-ca.key")), 0o600);
     assert!(!folder.path().join("keys/server-ca.key").exists());
-    assert!(keys.ssh_host_certificate("bastion-1", 1_790_000_000).is_ok());
+    assert!(
+        keys.ssh_host_certificate("bastion-1", 1_790_000_000)
+            .is_ok()
+    );
     assert!(answer.text().contains("[[agent]]\nid = \"bastion-1\""));
 }
 
@@ -81,8 +101,14 @@ fn init_makes_nothing_from_settings_that_cannot_work() {
     bad = arguments(folder.path(), &["--recipient", FIRST]);
     bad.address = "no-port".to_owned();
     let error = init::init(&bad).unwrap_err();
-    insta::assert_snapshot!(error.to_string(), @"");
-    bad = arguments(folder.path(), &["--recipient", FIRST, "--sts-endpoint", "http://clear"]);
+    insta::assert_snapshot!(error.to_string(), @r"
+    `--address no-port` is not HOST:PORT
+    hint: write it like `bastion.example.com:8443`
+    ");
+    bad = arguments(
+        folder.path(),
+        &["--recipient", FIRST, "--sts-endpoint", "http://clear"],
+    );
     assert!(init::init(&bad).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -113,13 +139,23 @@ fn a_second_agent_is_signed_by_the_same_offline_cas() {
 fn a_new_auditor_identity_opens_what_its_recipient_seals() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("auditor.key");
-    init::init(&arguments(folder.path(), &["--new-auditor", path.to_str().unwrap()])).unwrap();
+    init::init(&arguments(
+        folder.path(),
+        &["--new-auditor", path.to_str().unwrap()],
+    ))
+    .unwrap();
     assert_eq!(mode(&path), 0o600);
     let text = std::fs::read_to_string(&path).unwrap();
-    let secret = text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-")).unwrap();
+    let secret = text
+        .lines()
+        .find(|line| line.starts_with("AGE-SECRET-KEY-"))
+        .unwrap();
     let identity: age::x25519::Identity = secret.parse().unwrap();
     let config = Config::load(&folder.path().join("agent.toml")).unwrap();
-    assert_eq!(config.evidence.recipients, [identity.to_public().to_string()]);
+    assert_eq!(
+        config.evidence.recipients,
+        [identity.to_public().to_string()]
+    );
 }
 
 async fn findings(folder: &Path) -> Vec<Finding> {
@@ -148,7 +184,20 @@ async fn check_passes_what_init_made_and_warns_of_what_is_left_to_do() {
     let place = folder.path().display().to_string();
     let shown = finding::text(&found).replace(&place, "/etc/postern");
     let shown = dates(&shown);
-    insta::assert_snapshot!(shown, @"");
+    insta::assert_snapshot!(shown, @r"
+    ok       configuration: /etc/postern/agent.toml
+    ok       keys: 6 private keys, all different, closed to others
+    ok       server certificate: valid until [date]
+    ok       client CA: valid until [date]
+    ok       trust: 0 other agents, 0 withdrawn
+    warning  offline CAs: /etc/postern/offline is still on this machine
+             hint: move it to offline storage: its README says why
+    warning  recipients: only one auditor can read recordings: if that key is lost, they are lost
+             hint: add a second age recipient to `evidence.recipients`
+    warning  state folder: /etc/postern/state does not exist yet
+             hint: the agent makes it at start, if it may; `StateDirectory=postern` of systemd does
+    0 errors, 3 warnings
+    ");
 }
 
 #[tokio::test]
@@ -173,8 +222,11 @@ async fn check_finds_a_key_that_serves_two_purposes() {
     let keys = folder.path().join("keys");
     std::fs::copy(keys.join(name::SSH_USER_CA), keys.join(name::SSH_HOST_CA)).unwrap();
     let found = findings(folder.path()).await;
-    let shared = found.iter().find(|finding| finding.level == Level::Error).unwrap();
-    insta::assert_snapshot!(shared.message, @"");
+    let shared = found
+        .iter()
+        .find(|finding| finding.level == Level::Error)
+        .unwrap();
+    insta::assert_snapshot!(shared.message, @"ssh-user-ca and ssh-host-ca hold the same key");
 }
 
 #[tokio::test]
@@ -183,13 +235,22 @@ async fn check_finds_certificates_of_another_installation() {
     made(one.path());
     made(two.path());
     let swap = |name: &str| {
-        std::fs::copy(two.path().join("keys").join(name), one.path().join("keys").join(name))
-            .unwrap();
+        std::fs::copy(
+            two.path().join("keys").join(name),
+            one.path().join("keys").join(name),
+        )
+        .unwrap();
     };
     swap(name::SERVER_CA);
-    assert_eq!(level(&findings(one.path()).await, "server certificate"), Level::Error);
+    assert_eq!(
+        level(&findings(one.path()).await, "server certificate"),
+        Level::Error
+    );
     swap(name::CLIENT_ROOT);
-    assert_eq!(level(&findings(one.path()).await, "client CA"), Level::Error);
+    assert_eq!(
+        level(&findings(one.path()).await, "client CA"),
+        Level::Error
+    );
     swap(name::SERVER);
     assert_eq!(level(&findings(one.path()).await, "keys"), Level::Error);
 }
@@ -202,7 +263,11 @@ async fn check_finds_a_log_key_of_another_agent_and_a_broken_deny_list() {
     assert_eq!(level(&findings(folder.path()).await, "trust"), Level::Error);
     let config = folder.path().join("agent.toml");
     let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("id = \"bastion-1\"", "id = \"bastion-2\"")).unwrap();
+    std::fs::write(
+        &config,
+        text.replace("id = \"bastion-1\"", "id = \"bastion-2\""),
+    )
+    .unwrap();
     assert_eq!(level(&findings(folder.path()).await, "keys"), Level::Error);
 }
 
@@ -230,7 +295,11 @@ async fn check_of_a_broken_file_says_where() {
     let found = findings(folder.path()).await;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].hint.as_deref(), Some("did you mean `policy`?"));
-    assert!(found[0].message.contains("agent.toml:15: there is no setting `policies`"));
+    assert!(
+        found[0]
+            .message
+            .contains("agent.toml:15: there is no setting `policies`")
+    );
 }
 
 #[test]

@@ -97,7 +97,9 @@ fn nearest(key: &str, known: &[String]) -> String {
         .map(|name| (strsim::damerau_levenshtein(key, name), name))
         .min();
     match best {
-        Some((distance, name)) if distance <= 1 + name.len() / 3 => format!("did you mean `{name}`?"),
+        Some((distance, name)) if distance <= 1 + name.len() / 3 => {
+            format!("did you mean `{name}`?")
+        }
         _ => format!("the settings here are {}", known.join(", ")),
     }
 }

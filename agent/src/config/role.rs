@@ -70,14 +70,14 @@ impl TryFrom<String> for RoleArn {
                 && path.len() <= 512
                 && path.bytes().all(|b| b.is_ascii_graphic())
                 && partition.starts_with("aws")
-                && partition.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+                && partition
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-');
             legal.then(|| (partition.to_owned(), account, name.to_owned()))
         };
         let (partition, account, name) = parse().ok_or_else(|| {
             let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-            format!(
-                "`{shown}` is not the ARN of a role: expected `arn:aws:iam::ACCOUNT:role/NAME`"
-            )
+            format!("`{shown}` is not the ARN of a role: expected `arn:aws:iam::ACCOUNT:role/NAME`")
         })?;
         Ok(Self {
             text,

@@ -24,7 +24,10 @@ fn a_minimal_file_gets_every_default() {
     let config = parse(&minimal()).unwrap();
     assert_eq!(config.health_listen.to_string(), "127.0.0.1:9180");
     assert_eq!(config.keys, Path::new("/etc/postern/keys"));
-    assert_eq!(config.evidence_store(), Path::new("/var/lib/postern/evidence"));
+    assert_eq!(
+        config.evidence_store(),
+        Path::new("/var/lib/postern/evidence")
+    );
     assert_eq!(config.attestation.mfa_max_age.as_secs(), 43_200);
     assert_eq!(config.certificate.lifetime.as_secs(), 3600);
     assert_eq!(config.session.detach.as_secs(), 3600);
@@ -39,7 +42,7 @@ fn an_unknown_key_names_the_nearest_right_one() {
     hint: did you mean `listen`?
     ");
     insta::assert_snapshot!(message(&format!("{}\n[evidence.x]\n", minimal())), @r"
-    /etc/postern/agent.toml:8: there is no setting `x` here
+    /etc/postern/agent.toml:9: there is no setting `x` here
     hint: the settings here are store, recipients, free_floor, session_quota, principal_quota, record_input
     ");
     insta::assert_snapshot!(message(&minimal().replace("role =", "rolle =")), @r"
@@ -84,13 +87,13 @@ fn an_endpoint_is_https_and_nothing_more() {
         "https://sts.example?x",
         "sts.example",
     ] {
-        let text = minimal().replace(
-            "[sts]\n",
-            &format!("[sts]\nendpoint_url = \"{bad}\"\n"),
-        );
+        let text = minimal().replace("[sts]\n", &format!("[sts]\nendpoint_url = \"{bad}\"\n"));
         assert!(parse(&text).is_err(), "{bad}");
     }
-    let text = minimal().replace("[sts]\n", "[sts]\nendpoint_url = \"https://127.0.0.2:4443\"\n");
+    let text = minimal().replace(
+        "[sts]\n",
+        "[sts]\nendpoint_url = \"https://127.0.0.2:4443\"\n",
+    );
     assert!(parse(&text).is_ok());
 }
 

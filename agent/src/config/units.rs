@@ -71,7 +71,10 @@ pub(super) mod size {
     use super::*;
 
     #[derive(serde::Deserialize)]
-    #[serde(untagged, expecting = "expected bytes, such as 4096, \"64MiB\" or \"10GiB\"")]
+    #[serde(
+        untagged,
+        expecting = "expected bytes, such as 4096, \"64MiB\" or \"10GiB\""
+    )]
     enum Size {
         Number(u64),
         Text(String),
@@ -104,7 +107,18 @@ mod tests {
 
     #[test]
     fn a_duration_without_a_unit_or_with_a_sign_is_refused() {
-        for bad in ["", "s", "12", "-1s", "+1s", "1.5h", "1w", "１s", "99999999999d", "1 h"] {
+        for bad in [
+            "",
+            "s",
+            "12",
+            "-1s",
+            "+1s",
+            "1.5h",
+            "1w",
+            "１s",
+            "99999999999d",
+            "1 h",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
         for bad in ["", "KiB", "1KB", "-1", "1.5GiB", "99999999999TiB"] {

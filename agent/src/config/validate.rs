@@ -97,13 +97,38 @@ impl Config {
         const HOUR: Duration = Duration::from_secs(3600);
         let ranges = [
             // AWS sessions with MFA live 15 minutes to 36 hours.
-            ("attestation.mfa_max_age", self.attestation.mfa_max_age, 15 * MINUTE, 36 * HOUR),
-            ("attestation.interval", self.attestation.interval, MINUTE, HOUR),
-            ("certificate.lifetime", self.certificate.lifetime, 5 * MINUTE, 12 * HOUR),
-            ("dial.deadline", self.dial.deadline, Duration::from_secs(1), MINUTE),
+            (
+                "attestation.mfa_max_age",
+                self.attestation.mfa_max_age,
+                15 * MINUTE,
+                36 * HOUR,
+            ),
+            (
+                "attestation.interval",
+                self.attestation.interval,
+                MINUTE,
+                HOUR,
+            ),
+            (
+                "certificate.lifetime",
+                self.certificate.lifetime,
+                5 * MINUTE,
+                12 * HOUR,
+            ),
+            (
+                "dial.deadline",
+                self.dial.deadline,
+                Duration::from_secs(1),
+                MINUTE,
+            ),
             ("limits.drain", self.limits.drain, Duration::ZERO, HOUR),
             ("session.grant", self.session.grant, MINUTE, 24 * 30 * HOUR),
-            ("session.detach", self.session.detach, Duration::ZERO, 24 * HOUR),
+            (
+                "session.detach",
+                self.session.detach,
+                Duration::ZERO,
+                24 * HOUR,
+            ),
         ];
         let refresh = self.inventory.ec2.as_ref().map(|ec2| {
             let least = Duration::from_secs(5);
@@ -132,7 +157,11 @@ impl Config {
         }
         for recipient in &self.evidence.recipients {
             if let Err(why) = recipient.parse::<age::x25519::Recipient>() {
-                let shown: String = recipient.chars().take(80).flat_map(char::escape_debug).collect();
+                let shown: String = recipient
+                    .chars()
+                    .take(80)
+                    .flat_map(char::escape_debug)
+                    .collect();
                 return Err(fault(
                     "evidence.recipients",
                     format!("has `{shown}`, which is no age recipient: {why}"),
@@ -163,7 +192,10 @@ impl Config {
                 "limits.enrollments_per_address",
                 self.limits.enrollments_per_address,
             ),
-            ("limits.pipes_per_principal", self.limits.pipes_per_principal),
+            (
+                "limits.pipes_per_principal",
+                self.limits.pipes_per_principal,
+            ),
             (
                 "limits.sessions_per_principal",
                 self.limits.sessions_per_principal,
@@ -205,7 +237,11 @@ fn check_region(key: &'static str, region: &str) -> Result<(), Fault> {
     if crate::identity::region_suffix(region).is_some() {
         return Ok(());
     }
-    let shown: String = region.chars().take(40).flat_map(char::escape_debug).collect();
+    let shown: String = region
+        .chars()
+        .take(40)
+        .flat_map(char::escape_debug)
+        .collect();
     Err(fault(
         key,
         format!("has `{shown}`, which is no AWS region"),

@@ -73,5 +73,6 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 }
 
 fn parent(path: &Path) -> Option<&Path> {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty())
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
 }

@@ -15,9 +15,6 @@ use super::writer::Order;
 
 /// Between the starts of two flushes.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// The log states the length of a growing recording at least every 10 s: some of that is for the
-/// flush and the commit.
-const PROGRESS: Duration = Duration::from_secs(8);
 /// Files that are flushed one by one; with more, the file system is flushed as a whole.
 const ONE_BY_ONE: usize = 32;
 
@@ -117,6 +114,8 @@ pub(super) struct Flusher {
     pub(super) health: Arc<Health>,
     pub(super) watched: Watched,
     pub(super) orders: mpsc::WeakSender<Order>,
+    /// Between two statements on one growing recording.
+    pub(super) interval: Duration,
 }
 
 impl Flusher {
@@ -195,11 +194,10 @@ impl Flusher {
                 progress.digest = None;
                 return false;
             }
-            if progress.logged_at.elapsed() < PROGRESS {
+            if progress.logged_at.elapsed() < self.interval {
                 return true;
             }
-            let (Some(recording), Some(orders)) =
-                (progress.digest.clone(), self.orders.upgrade())
+            let (Some(recording), Some(orders)) = (progress.digest.clone(), self.orders.upgrade())
             else {
                 return false;
             };

@@ -166,13 +166,8 @@ impl Log {
 
     fn write_checkpoint(&self, next: &State) -> io::Result<String> {
         let signers: Vec<&LogSigner> = self.signers.iter().collect();
-        let note = sign_checkpoint(
-            &self.origin,
-            next.edge.size(),
-            next.edge.root(),
-            &signers,
-        )
-        .map_err(io::Error::other)?;
+        let note = sign_checkpoint(&self.origin, next.edge.size(), next.edge.root(), &signers)
+            .map_err(io::Error::other)?;
         disk::put(&self.path(StorePath::Checkpoint), note.as_bytes())?;
         Ok(note)
     }
@@ -203,8 +198,8 @@ impl Log {
         (first..)
             .zip(leaves)
             .map(|(leaf, hash)| {
-                let proof = tree::prove_leaf(&tiles, next.edge.size(), leaf)
-                    .map_err(io::Error::other)?;
+                let proof =
+                    tree::prove_leaf(&tiles, next.edge.size(), leaf).map_err(io::Error::other)?;
                 Ok(Witness {
                     checkpoint: checkpoint.to_owned(),
                     leaf,

@@ -55,6 +55,9 @@ pub struct Settings {
     pub bulk_programs: Vec<String>,
     /// What a write or flush may take before the store counts as failed.
     pub deadline: Duration,
+    /// How often the log states the length of a recording that grows: at least every 10 s, of
+    /// which some is for flush and commit.
+    pub progress: Duration,
 }
 
 impl Settings {
@@ -77,6 +80,7 @@ impl Settings {
             record_input: false,
             bulk_programs: Vec::new(),
             deadline: Duration::from_secs(1),
+            progress: Duration::from_secs(8),
         }
     }
 }
@@ -179,11 +183,14 @@ impl Evidence {
             entries: writer.log.size(),
             kept: recovered.kept.len() as u64,
             dropped: recovered.dropped,
-            interrupted: interrupted.iter().filter_map(|event| event.session).collect(),
+            interrupted: interrupted
+                .iter()
+                .filter_map(|event| event.session)
+                .collect(),
             warnings: warnings(&settings),
         };
-        let mut events = key_change(&settings, &writer.log.signers, &old_checkpoint)
-            .map_err(OpenError::Key)?;
+        let mut events =
+            key_change(&settings, &writer.log.signers, &old_checkpoint).map_err(OpenError::Key)?;
         events.push(agent_event(Fact::AgentStarted {
             version: VERSION.to_owned(),
             recipients: auditors.texts().to_vec(),
@@ -192,8 +199,8 @@ impl Evidence {
         events.extend(interrupted);
         writer.begin(events)?;
 
-        let evidence = start(settings, vkey, auditors, health, writer, checkpoint, lock)
-            .map_err(fault)?;
+        let evidence =
+            start(settings, vkey, auditors, health, writer, checkpoint, lock).map_err(fault)?;
         Ok((evidence, startup))
     }
 }
@@ -321,6 +328,7 @@ fn start(
         health: Arc::clone(&health),
         watched: health.watch("flushing recordings"),
         orders: orders.downgrade(),
+        interval: settings.progress,
     };
     threads.log.push(spawn(
         "evidence-log",
@@ -346,9 +354,10 @@ fn start(
         .flusher
         .push(spawn("evidence-flush", Box::new(move || flusher.run()))?);
     let watchdog = Arc::clone(&health);
-    threads
-        .log
-        .push(spawn("evidence-watch", Box::new(move || watchdog.run_watchdog()))?);
+    threads.log.push(spawn(
+        "evidence-watch",
+        Box::new(move || watchdog.run_watchdog()),
+    )?);
     Ok(Evidence {
         shared: Arc::new(Shared {
             folder: settings.folder,
@@ -367,6 +376,8 @@ fn start(
             record_input: settings.record_input,
             bulk_programs: settings.bulk_programs,
             threads: Mutex::new(threads),
+            #[cfg(test)]
+            temporary: std::sync::OnceLock::new(),
         }),
     })
 }

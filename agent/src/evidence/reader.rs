@@ -38,7 +38,10 @@ impl FolderStore {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(self.folder.join("recordings"))? {
             let name = entry?.file_name();
-            names.extend(name.to_str().and_then(|name| name.parse::<RecordingName>().ok()));
+            names.extend(
+                name.to_str()
+                    .and_then(|name| name.parse::<RecordingName>().ok()),
+            );
         }
         names.sort_unstable();
         Ok(names)
@@ -95,7 +98,9 @@ impl FolderStore {
 
 impl StoreReader for FolderStore {
     fn open(&self, path: StorePath) -> io::Result<Option<Box<dyn io::Read + '_>>> {
-        Ok(self.file(path)?.map(|file| Box::new(file) as Box<dyn io::Read>))
+        Ok(self
+            .file(path)?
+            .map(|file| Box::new(file) as Box<dyn io::Read>))
     }
 
     fn recordings(&self) -> io::Result<Vec<RecordingName>> {

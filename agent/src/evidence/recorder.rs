@@ -351,7 +351,9 @@ impl Recorder {
             drop(reply.send(digest));
         }
         let mut pending = lock(&open.pending);
-        if pending.entries.is_empty() && pending.closing.is_empty() && pending.close == pending.closed
+        if pending.entries.is_empty()
+            && pending.closing.is_empty()
+            && pending.close == pending.closed
         {
             pending.scheduled = false;
         } else {
@@ -418,7 +420,9 @@ impl Recorder {
             writer.encoder.entry(*at_ms, entry, &mut writer.plain);
         }
         let bytes = writer.plain.len() + OVERHEAD;
-        open.usage.take(bytes as u64).inspect_err(|_| writer.plain.clear())
+        open.usage
+            .take(bytes as u64)
+            .inspect_err(|_| writer.plain.clear())
     }
 }
 

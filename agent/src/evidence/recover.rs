@@ -6,7 +6,9 @@ use std::io;
 use std::path::Path;
 
 use postern_proto::audit::event::{Access, Event, Fact, RecordingDigest};
-use postern_proto::audit::layout::{BUNDLE_LIMIT, CHECKPOINT_LIMIT, StorePath, TILE_WIDTH, split_entries};
+use postern_proto::audit::layout::{
+    BUNDLE_LIMIT, CHECKPOINT_LIMIT, StorePath, TILE_WIDTH, split_entries,
+};
 use postern_proto::audit::note::{Checkpoint, LogIdentity, LogSigner, NoteError, sign_checkpoint};
 use postern_proto::audit::ocsf;
 use postern_proto::audit::tree::{self, Edge};
@@ -194,7 +196,13 @@ impl Replay {
             let leaf = tree::leaf_hash(entry);
             self.state.edge.push(leaf);
             for full in self.state.tiles.push(leaf) {
-                expect_tile(folder, full.level, full.index, TILE_WIDTH as u16, &full.bytes)?;
+                expect_tile(
+                    folder,
+                    full.level,
+                    full.index,
+                    TILE_WIDTH as u16,
+                    &full.bytes,
+                )?;
             }
             // Entries of a later version are kept as they are; they open no session here.
             if let Ok(decoded) = ocsf::decode(entry, &[]) {

@@ -35,7 +35,8 @@ impl Evidence {
             let remove = move || -> std::io::Result<usize> {
                 let mut removed = 0;
                 for name in batch {
-                    match std::fs::remove_file(folder.join(StorePath::Recording(name).to_string())) {
+                    match std::fs::remove_file(folder.join(StorePath::Recording(name).to_string()))
+                    {
                         Ok(()) => removed += 1,
                         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                         Err(error) => return Err(error),
@@ -47,7 +48,11 @@ impl Evidence {
             let removed = tokio::task::spawn_blocking(remove).await;
             deleted += removed
                 .map_err(|error| EvidenceError::Failed(error.to_string().into()))?
-                .map_err(|error| self.shared.health.write_failed("deleting recordings", &error))?;
+                .map_err(|error| {
+                    self.shared
+                        .health
+                        .write_failed("deleting recordings", &error)
+                })?;
         }
         Ok(deleted)
     }

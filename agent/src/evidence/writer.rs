@@ -82,7 +82,10 @@ impl Writer {
 
     fn batch(
         &mut self,
-        batch: Vec<(Box<Event>, Option<oneshot::Sender<Result<Witness, EvidenceError>>>)>,
+        batch: Vec<(
+            Box<Event>,
+            Option<oneshot::Sender<Result<Witness, EvidenceError>>>,
+        )>,
     ) {
         let mut encoded = Vec::with_capacity(batch.len());
         for (event, reply) in batch {

@@ -75,7 +75,9 @@ pub(super) async fn log(
         }
     };
     if let Err(no) = caller.may(&api, Action::AuditList) {
-        caller.log_read(&api, what, &path.to_string(), false).await?;
+        caller
+            .log_read(&api, what, &path.to_string(), false)
+            .await?;
         return Err(no);
     }
     let key = caller.who.principal().key();

@@ -30,10 +30,14 @@ impl FromRequestParts<Api> for Caller {
             .get::<Arc<Peer>>()
             .ok_or_else(|| ApiError::internal(&"a request without a peer"))?;
         match (api.core.rules.verify)(&peer.certificate) {
-            Ok(who) => Ok(Self {
-                who,
-                source: peer.source,
-            }),
+            Ok(who) => {
+                (api.core.rules.admit)(&who, peer.source.ip())
+                    .map_err(|denial| ApiError::denied(denial.message, denial.hint))?;
+                Ok(Self {
+                    who,
+                    source: peer.source,
+                })
+            }
             Err(fault) => {
                 api.core.strangers.note(peer.source.ip(), "certificate");
                 Err(ApiError::unverified(fault.message, fault.hint))

@@ -40,9 +40,13 @@ pub(super) async fn kill(
         .parse()
         .map_err(|_| ApiError::bad("that is no session id", None))?;
     let session = api.core.sessions.get(id);
-    let own = session.as_ref().is_some_and(|session| is_own(&caller, session));
+    let own = session
+        .as_ref()
+        .is_some_and(|session| is_own(&caller, session));
     if !own && let Err(no) = caller.may(&api, Action::SessionKill) {
-        caller.log_read(&api, "kill", &id.to_string(), false).await?;
+        caller
+            .log_read(&api, "kill", &id.to_string(), false)
+            .await?;
         return Err(no);
     }
     let session = session.ok_or_else(|| ApiError::not_found("there is no such session now"))?;

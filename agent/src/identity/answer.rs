@@ -81,7 +81,10 @@ pub(super) fn attested(body: &[u8]) -> Result<Attested, AnswerFault> {
     let [arn, request_id] = read(
         body,
         "AssumeRoleResponse",
-        ["AssumeRoleResult/AssumedRoleUser/Arn", "ResponseMetadata/RequestId"],
+        [
+            "AssumeRoleResult/AssumedRoleUser/Arn",
+            "ResponseMetadata/RequestId",
+        ],
     )?;
     Ok(Attested { arn, request_id })
 }
@@ -178,7 +181,10 @@ impl<const N: usize> Walk<N> {
         for (index, wanted) in self.wanted.iter().enumerate() {
             if *wanted == below {
                 self.counts[index] += 1;
-            } else if below.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/')) {
+            } else if below
+                .strip_prefix(wanted)
+                .is_some_and(|rest| rest.starts_with('/'))
+            {
                 return Err(AnswerFault::Value(wanted));
             }
         }
@@ -218,8 +224,7 @@ impl<const N: usize> Walk<N> {
 
     /// STS escapes characters in error messages, never in what is wanted here.
     fn reference(&self, name: &str) -> Result<(), AnswerFault> {
-        let known = matches!(name, "amp" | "lt" | "gt" | "quot" | "apos")
-            || name.starts_with('#');
+        let known = matches!(name, "amp" | "lt" | "gt" | "quot" | "apos") || name.starts_with('#');
         if self.path.is_empty() || !known {
             return Err(AnswerFault::Unexpected("an entity"));
         }

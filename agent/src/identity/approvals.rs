@@ -60,7 +60,9 @@ impl Approvals {
         };
         let mut waiting = self.waiting.lock().unwrap_or_else(|e| e.into_inner());
         waiting.retain(|_, held| lives(held, now));
-        let same = waiting.values().filter(|held| held.principal == approval.principal);
+        let same = waiting
+            .values()
+            .filter(|held| held.principal == approval.principal);
         if waiting.len() >= CAPACITY || same.count() >= CAPACITY_EACH {
             return Err(ApprovalFault);
         }
@@ -142,26 +144,58 @@ mod tests {
     fn an_approval_works_once() {
         let (approvals, session) = held();
         let alice = who(ALICE, 1);
-        assert!(approvals.take(&alice, &[2; 32], session, NOW + 60).is_some());
-        assert!(approvals.take(&alice, &[2; 32], session, NOW + 60).is_none());
+        assert!(
+            approvals
+                .take(&alice, &[2; 32], session, NOW + 60)
+                .is_some()
+        );
+        assert!(
+            approvals
+                .take(&alice, &[2; 32], session, NOW + 60)
+                .is_none()
+        );
     }
 
     #[test]
     fn an_approval_lapses_after_a_minute_and_not_by_a_clock_set_back() {
         let (approvals, session) = held();
-        assert!(approvals.take(&who(ALICE, 1), &[2; 32], session, NOW + 61).is_none());
+        assert!(
+            approvals
+                .take(&who(ALICE, 1), &[2; 32], session, NOW + 61)
+                .is_none()
+        );
         let (approvals, session) = held();
-        assert!(approvals.take(&who(ALICE, 1), &[2; 32], session, NOW - 1).is_none());
+        assert!(
+            approvals
+                .take(&who(ALICE, 1), &[2; 32], session, NOW - 1)
+                .is_none()
+        );
     }
 
     #[test]
     fn an_approval_is_for_one_key_one_open_one_session_and_one_user() {
         let (approvals, session) = held();
         let other = SessionId::from_parts(1, 2);
-        assert!(approvals.take(&who(ALICE, 9), &[2; 32], session, NOW).is_none());
-        assert!(approvals.take(&who(ALICE, 1), &[9; 32], session, NOW).is_none());
-        assert!(approvals.take(&who(ALICE, 1), &[2; 32], other, NOW).is_none());
-        assert!(approvals.take(&who("AIDABOBBOBBOBBOBBOB1", 1), &[2; 32], session, NOW).is_none());
+        assert!(
+            approvals
+                .take(&who(ALICE, 9), &[2; 32], session, NOW)
+                .is_none()
+        );
+        assert!(
+            approvals
+                .take(&who(ALICE, 1), &[9; 32], session, NOW)
+                .is_none()
+        );
+        assert!(
+            approvals
+                .take(&who(ALICE, 1), &[2; 32], other, NOW)
+                .is_none()
+        );
+        assert!(
+            approvals
+                .take(&who("AIDABOBBOBBOBBOBBOB1", 1), &[2; 32], session, NOW)
+                .is_none()
+        );
     }
 
     #[test]

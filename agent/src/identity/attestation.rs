@@ -81,7 +81,9 @@ impl AttestationFault {
                 "restore the trust policy: every Allow needs Bool aws:MultiFactorAuthPresent true \
                  and NumericLessThan aws:MultiFactorAuthAge at most attestation.mfa_max_age"
             }
-            Self::Unreadable { .. } => "allow the agent's own role iam:GetRole on the attestation role",
+            Self::Unreadable { .. } => {
+                "allow the agent's own role iam:GetRole on the attestation role"
+            }
             Self::Unknown { .. } | Self::Deadline => {
                 "check that the agent has AWS credentials of its own and reaches STS and IAM"
             }
@@ -104,10 +106,11 @@ impl Attestation {
     /// environment). Endpoints and CAs come from the configuration alone.
     pub async fn new(config: &Config) -> Result<Self, AttestationFault> {
         let region = aws_config::Region::new(config.sts.region.clone());
-        let credentials = aws_config::default_provider::credentials::DefaultCredentialsChain::builder()
-            .region(region)
-            .build()
-            .await;
+        let credentials =
+            aws_config::default_provider::credentials::DefaultCredentialsChain::builder()
+                .region(region)
+                .build()
+                .await;
         Self::with_credentials(config, SharedCredentialsProvider::new(credentials))
     }
 
@@ -195,7 +198,9 @@ impl Attestation {
             .send()
             .await
             .map_err(|error| unreadable(told(&error)))?;
-        let role = answer.role().ok_or_else(|| unreadable("no role".to_owned()))?;
+        let role = answer
+            .role()
+            .ok_or_else(|| unreadable("no role".to_owned()))?;
         if role.arn() != self.role.as_str() {
             return Err(unreadable(format!("IAM knows {} by that name", role.arn())));
         }
@@ -247,9 +252,7 @@ fn event(fault: Option<&AttestationFault>) -> Event {
     }
 }
 
-fn http_client(
-    config: &Config,
-) -> Result<aws_sdk_iam::config::SharedHttpClient, AttestationFault> {
+fn http_client(config: &Config) -> Result<aws_sdk_iam::config::SharedHttpClient, AttestationFault> {
     let fault = |error: String| AttestationFault::Client(error);
     let store = match &config.sts.ca_bundle {
         None => tls::TrustStore::empty().with_native_roots(true),
@@ -264,7 +267,9 @@ fn http_client(
         .build()
         .map_err(|error| fault(error.to_string()))?;
     Ok(aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+        .tls_provider(tls::Provider::Rustls(
+            tls::rustls_provider::CryptoMode::AwsLc,
+        ))
         .tls_context(context)
         .build_https())
 }

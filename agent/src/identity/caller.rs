@@ -57,7 +57,9 @@ pub(super) fn owns_serial(caller: &Principal, partition: &str, serial: &str) -> 
         arn_partition == partition
             && service == "iam"
             && account == caller.account.as_str()
-            && resource.strip_prefix("mfa/").is_some_and(|name| !name.is_empty())
+            && resource
+                .strip_prefix("mfa/")
+                .is_some_and(|name| !name.is_empty())
     })
 }
 
@@ -133,7 +135,10 @@ mod tests {
             ("arn:aws:iam:eu-west-1:111122223333:user/alice", ALICE),
             ("arn:aws:s3::111122223333:user/alice", ALICE),
             ("arn:aws:iam::111122223333:user/", ALICE),
-            ("arn:aws:iam::111122223333:user/alice", "AROAEXAMPLEEXAMPLE11"),
+            (
+                "arn:aws:iam::111122223333:user/alice",
+                "AROAEXAMPLEEXAMPLE11",
+            ),
             ("arn:aws:iam::111122223333:user/alice", "alice"),
             ("alice", ALICE),
         ] {
@@ -156,7 +161,11 @@ mod tests {
     #[test]
     fn a_serial_of_another_account_is_not_the_callers() {
         let alice = ask("arn:aws:iam::111122223333:user/alice", ALICE).unwrap();
-        assert!(owns_serial(&alice, "aws", "arn:aws:iam::111122223333:mfa/phone"));
+        assert!(owns_serial(
+            &alice,
+            "aws",
+            "arn:aws:iam::111122223333:mfa/phone"
+        ));
         assert!(owns_serial(&alice, "aws", "GAHT12345678"));
         for bad in [
             "arn:aws:iam::999999999999:mfa/alice",

@@ -98,7 +98,11 @@ impl DenyList {
             list.add(entry).ok_or_else(|| DenyFault::Line {
                 path: path.to_owned(),
                 line: index + 1,
-                text: entry.chars().take(80).flat_map(char::escape_debug).collect(),
+                text: entry
+                    .chars()
+                    .take(80)
+                    .flat_map(char::escape_debug)
+                    .collect(),
             })?;
         }
         Ok(list)
@@ -116,7 +120,9 @@ impl DenyList {
             }
             "certificate" => {
                 let serial = value.replace(':', "").to_ascii_lowercase();
-                hex::decode(&serial).ok().filter(|bytes| bytes.len() == 16)?;
+                hex::decode(&serial)
+                    .ok()
+                    .filter(|bytes| bytes.len() == 16)?;
                 self.certificates.insert(serial);
             }
             _ => return None,
@@ -160,14 +166,29 @@ mod tests {
             serial.to_uppercase()
         ))
         .unwrap();
-        assert!(list.denies(&principal("AIDAALICEALICEALICE1"), "").is_some());
-        assert!(list.denies(&principal("AIDABOBBOBBOBBOBBOB1"), "").is_none());
-        assert!(list.denies(&principal("AIDABOBBOBBOBBOBBOB1"), &serial).is_some());
+        assert!(
+            list.denies(&principal("AIDAALICEALICEALICE1"), "")
+                .is_some()
+        );
+        assert!(
+            list.denies(&principal("AIDABOBBOBBOBBOBBOB1"), "")
+                .is_none()
+        );
+        assert!(
+            list.denies(&principal("AIDABOBBOBBOBBOBBOB1"), &serial)
+                .is_some()
+        );
     }
 
     #[test]
     fn a_line_that_denies_nobody_makes_the_list_unusable() {
-        for bad in ["alice", "user alice", "user 1/AIDA", "certificate xyz", "usr 111122223333/AIDAALICEALICEALICE1"] {
+        for bad in [
+            "alice",
+            "user alice",
+            "user 1/AIDA",
+            "certificate xyz",
+            "usr 111122223333/AIDAALICEALICEALICE1",
+        ] {
             let error = parse(&format!("# x\n{bad}\n")).unwrap_err().to_string();
             assert!(error.starts_with("deny:2: "), "{error}");
         }

@@ -117,7 +117,10 @@ impl Enroller {
             accounts: config.accounts(),
             mfa_max_age: config.attestation.mfa_max_age,
             lifetime: config.certificate.lifetime,
-            slots: Slots::new(config.limits.enrollments, config.limits.enrollments_per_address),
+            slots: Slots::new(
+                config.limits.enrollments,
+                config.limits.enrollments_per_address,
+            ),
             parts,
             proof_deadline: PROOF_DEADLINE,
         }
@@ -126,7 +129,12 @@ impl Enroller {
     /// Serves one connection of ALPN `postern-enroll/1`, from challenge to close. `exporter` is
     /// 32 bytes of the TLS exporter [`postern_proto::enroll::EXPORTER`]. Every wait inside has a
     /// deadline.
-    pub async fn serve<S>(&self, mut stream: S, exporter: &[u8; 32], source: SocketAddr) -> EnrollEnd
+    pub async fn serve<S>(
+        &self,
+        mut stream: S,
+        exporter: &[u8; 32],
+        source: SocketAddr,
+    ) -> EnrollEnd
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -362,9 +370,7 @@ impl Enroller {
                     .parts
                     .approvals
                     .hold(key_hash, step_up.open_hash, session, approval)
-                    .map_err(|_| {
-                        Refused(Refusal::too_many_approvals(), Some(principal.clone()))
-                    })?;
+                    .map_err(|_| Refused(Refusal::too_many_approvals(), Some(principal.clone())))?;
                 Ok((
                     Outcome::Approved { until },
                     EnrollEnd::Approved { principal, session },

@@ -54,7 +54,9 @@ mod tests {
     use super::*;
 
     async fn read(bytes: &[u8], limit: usize) -> io::Result<Vec<u8>> {
-        read_line(&mut &*bytes, limit).await.map(|line| line.to_vec())
+        read_line(&mut &*bytes, limit)
+            .await
+            .map(|line| line.to_vec())
     }
 
     #[tokio::test]

@@ -5,9 +5,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_proto::enroll::{Proof, key_challenge};
 use postern_proto::names::SessionId;
+use time::PrimitiveDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
-use time::PrimitiveDateTime;
 
 use super::Refusal;
 use crate::ca::client::{key_hash, p256_point};
@@ -49,7 +49,13 @@ impl CheckedProof {
     ) -> Result<Self, Refusal> {
         let proof: Proof = serde_json::from_slice(message)
             // serde's message may repeat a value: its kind and place are enough.
-            .map_err(|e| Refusal::proof(format!("not a proof: {:?} at column {}", e.classify(), e.column())))?;
+            .map_err(|e| {
+                Refusal::proof(format!(
+                    "not a proof: {:?} at column {}",
+                    e.classify(),
+                    e.column()
+                ))
+            })?;
         check_credentials(&proof)?;
         check_date(&proof.date, now)?;
         for signature in [&proof.identity_signature, &proof.attest_signature] {
@@ -86,7 +92,9 @@ fn check_credentials(proof: &Proof) -> Result<(), Refusal> {
         .split_at_checked(4)
         .ok_or_else(|| Refusal::proof("the access key id is too short"))?;
     let plain = (12..=124).contains(&rest.len())
-        && rest.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+        && rest
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
     if !plain {
         return Err(Refusal::proof("the access key id has the wrong form"));
     }
@@ -103,8 +111,8 @@ fn check_credentials(proof: &Proof) -> Result<(), Refusal> {
 
 /// A token goes into a header: printable, no space, bounded.
 fn check_token(token: &str) -> Result<(), Refusal> {
-    let legal = (16..=TOKEN_LIMIT).contains(&token.len())
-        && token.bytes().all(|b| b.is_ascii_graphic());
+    let legal =
+        (16..=TOKEN_LIMIT).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic());
     if legal {
         Ok(())
     } else {
@@ -114,7 +122,9 @@ fn check_token(token: &str) -> Result<(), Refusal> {
 
 fn check_date(date: &str, now: i64) -> Result<(), Refusal> {
     let plain = date.len() == 16 && date.is_ascii();
-    let parsed = plain.then(|| PrimitiveDateTime::parse(date, DATE).ok()).flatten();
+    let parsed = plain
+        .then(|| PrimitiveDateTime::parse(date, DATE).ok())
+        .flatten();
     let parsed = parsed.ok_or_else(|| Refusal::proof("the date is not YYYYMMDDTHHMMSSZ"))?;
     let skew = parsed.assume_utc().unix_timestamp() - now;
     if skew.abs() > SKEW {
@@ -130,7 +140,9 @@ fn is_signature(text: &str) -> bool {
 /// AWS's own patterns: SerialNumber `[\w+=/:,.@-]{9,256}`, TokenCode `[\d]{6}`.
 fn is_serial(text: &str) -> bool {
     (9..=256).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+=/:,.@-".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_+=/:,.@-".contains(&b))
 }
 
 fn check_step_up(proof: &Proof) -> Result<Option<CheckedStepUp>, Refusal> {
@@ -157,7 +169,11 @@ fn check_step_up(proof: &Proof) -> Result<Option<CheckedStepUp>, Refusal> {
 
 /// Claims change nothing but the end, and that only to shorten it.
 fn check_claims(proof: &Proof, now: i64) -> Result<(), Refusal> {
-    if proof.claimed_serial.as_ref().is_some_and(|serial| !is_serial(serial)) {
+    if proof
+        .claimed_serial
+        .as_ref()
+        .is_some_and(|serial| !is_serial(serial))
+    {
         return Err(Refusal::proof("the claimed MFA serial has the wrong form"));
     }
     if proof.claimed_end.is_some_and(|end| end <= now) {
@@ -167,11 +183,7 @@ fn check_claims(proof: &Proof, now: i64) -> Result<(), Refusal> {
 }
 
 /// The new key is a P-256 key, and its holder is on this very connection.
-fn check_key(
-    proof: &Proof,
-    nonce: &[u8; 32],
-    exporter: &[u8; 32],
-) -> Result<Vec<u8>, Refusal> {
+fn check_key(proof: &Proof, nonce: &[u8; 32], exporter: &[u8; 32]) -> Result<Vec<u8>, Refusal> {
     let spki = URL_SAFE_NO_PAD
         .decode(&proof.public_key)
         .ok()

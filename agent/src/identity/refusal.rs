@@ -42,7 +42,10 @@ impl Refusal {
     }
 
     pub(super) fn clock(skew: i64) -> Self {
-        let (size, side) = (skew.unsigned_abs(), if skew < 0 { "behind" } else { "ahead of" });
+        let (size, side) = (
+            skew.unsigned_abs(),
+            if skew < 0 { "behind" } else { "ahead of" },
+        );
         Self::new(
             RefuseCode::Clock,
             format!("this machine's clock is {size} seconds {side} the agent's; 60 are accepted"),

@@ -147,7 +147,9 @@ impl StsClient {
     /// Sends the rebuilt GetCallerIdentity.
     pub(super) async fn identity(&self, proof: &Proof, bind: &str) -> Result<Identity, StsFault> {
         let request = StsRequest::identity(&self.authority, bind);
-        let body = self.send(&request, proof, &proof.identity_signature).await?;
+        let body = self
+            .send(&request, proof, &proof.identity_signature)
+            .await?;
         Ok(answer::identity(&body)?)
     }
 
@@ -263,9 +265,14 @@ impl StsClient {
         if !self.explicit {
             check_public(&self.host, &addresses)?;
         }
-        let stream = TcpStream::connect(addresses.as_slice()).await.map_err(transport)?;
+        let stream = TcpStream::connect(addresses.as_slice())
+            .await
+            .map_err(transport)?;
         stream.set_nodelay(true).map_err(transport)?;
-        self.connector.connect(name, stream).await.map_err(transport)
+        self.connector
+            .connect(name, stream)
+            .await
+            .map_err(transport)
     }
 
     #[cfg(test)]
@@ -275,7 +282,7 @@ impl StsClient {
     }
 
     #[cfg(test)]
-    pub(super) fn as_if_not_configured(mut self) -> Self {
+    pub(super) fn unconfigured(mut self) -> Self {
         self.explicit = false;
         self
     }
@@ -289,7 +296,10 @@ async fn read(response: Response<Incoming>) -> Result<Zeroizing<Vec<u8>>, StsFau
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => true,
         other => return Err(StsFault::Status(other.as_u16())),
     };
-    let form = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let form = head
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     if !form.is_some_and(is_xml) || head.headers.contains_key(CONTENT_ENCODING) {
         return Err(if refused {
             StsFault::Status(head.status.as_u16())
@@ -320,8 +330,12 @@ async fn read(response: Response<Incoming>) -> Result<Zeroizing<Vec<u8>>, StsFau
 /// Seconds since 1970 of the answer's `Date` (RFC 9110 5.6.7).
 async fn date_of(response: Response<Incoming>) -> Result<i64, StsFault> {
     let date = response.headers().get(http::header::DATE);
-    let date = date.and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let plain = date.strip_suffix(" GMT").map(|date| format!("{date} +0000"));
+    let date = date
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let plain = date
+        .strip_suffix(" GMT")
+        .map(|date| format!("{date} +0000"));
     time::OffsetDateTime::parse(
         plain.as_deref().unwrap_or_default(),
         &time::format_description::well_known::Rfc2822,
@@ -417,10 +431,25 @@ mod tests {
     fn private_and_link_local_resolver_answers_are_refused() {
         let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 443);
         for bad in [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0",
-            "100.64.0.1", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::1", "::",
-            "fe80::1", "fd00:ec2::254", "::ffff:169.254.169.254", "64:ff9b::a00:1", "2002::1",
-            "2001:db8::1", "ff02::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00:ec2::254",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a00:1",
+            "2002::1",
+            "2001:db8::1",
+            "ff02::1",
         ] {
             let both = [at("52.95.0.1"), at(bad)];
             assert!(check_public("sts", &both).is_err(), "{bad}");
@@ -433,7 +462,13 @@ mod tests {
     fn only_the_form_that_was_asked_for_is_read() {
         assert!(is_xml("text/xml"));
         assert!(is_xml("text/xml; charset=UTF-8"));
-        for bad in ["application/json", "text/html", "text/xml; charset=utf-7", "text/xmlx", ""] {
+        for bad in [
+            "application/json",
+            "text/html",
+            "text/xml; charset=utf-7",
+            "text/xmlx",
+            "",
+        ] {
             assert!(!is_xml(bad), "{bad}");
         }
     }

@@ -67,7 +67,10 @@ impl Bench {
             .server_ca
             .server_certificate(&self.config.id, now())
             .unwrap();
-        (chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+        (
+            chain,
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        )
     }
 }
 
@@ -225,7 +228,9 @@ async fn read_request<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> std::i
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    let length: usize = headers.get("content-length").map_or(0, |v| v.parse().unwrap());
+    let length: usize = headers
+        .get("content-length")
+        .map_or(0, |v| v.parse().unwrap());
     while bytes.len() < end + 4 + length {
         if stream.read_buf(&mut bytes).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
@@ -298,7 +303,12 @@ pub(crate) fn sign(secret: &str, bind: &str, date: &str, body: &str) -> String {
 /// An STS that knows alice's session, with MFA unless told otherwise.
 pub(crate) fn genuine(mfa: bool) -> impl Fn(&Seen) -> Reply + Send + Sync + 'static {
     move |seen| {
-        let signed = sign("secret", seen.header("postern-bind"), seen.header("x-amz-date"), &seen.body);
+        let signed = sign(
+            "secret",
+            seen.header("postern-bind"),
+            seen.header("x-amz-date"),
+            &seen.body,
+        );
         if !seen.header("authorization").ends_with(&signed) {
             return error("SignatureDoesNotMatch");
         }
@@ -306,7 +316,11 @@ pub(crate) fn genuine(mfa: bool) -> impl Fn(&Seen) -> Reply + Send + Sync + 'sta
             Some("GetCallerIdentity") => http(
                 "200 OK",
                 "text/xml",
-                &identity_xml("arn:aws:iam::111122223333:user/alice", ALICE, "111122223333"),
+                &identity_xml(
+                    "arn:aws:iam::111122223333:user/alice",
+                    ALICE,
+                    "111122223333",
+                ),
             ),
             Some("AssumeRole") if mfa => {
                 let session = seen.form("RoleSessionName").unwrap();

@@ -151,7 +151,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pairs<T> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut pairs: Vec<(String, T)> = vec![];
                 while let Some((name, value)) = map.next_entry::<String, T>()? {
-                    if pairs.iter().any(|(other, _)| other.eq_ignore_ascii_case(&name)) {
+                    if pairs
+                        .iter()
+                        .any(|(other, _)| other.eq_ignore_ascii_case(&name))
+                    {
                         return Err(serde::de::Error::custom(format!("`{name}` occurs twice")));
                     }
                     pairs.push((name, value));

@@ -63,7 +63,8 @@ impl KeyFolder {
 
     /// Where `name` is read from.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.credential(name).unwrap_or_else(|| self.folder.join(name))
+        self.credential(name)
+            .unwrap_or_else(|| self.folder.join(name))
     }
 
     /// A private key.

@@ -276,9 +276,7 @@ where
         let mut space = (&mut buffer).limit(room.min(buffers::READ - HEADER));
         let read = std::pin::pin!(self.target.read_buf(&mut space)).poll(cx);
         match read {
-            Poll::Ready(Ok(length)) if length >= COPY_BELOW => {
-                Poll::Ready(Ok(frame::data(buffer)))
-            }
+            Poll::Ready(Ok(length)) if length >= COPY_BELOW => Poll::Ready(Ok(frame::data(buffer))),
             Poll::Ready(Ok(_)) => {
                 // `None` for an empty body: the end of file.
                 let frame = frame::data(BytesMut::from(&buffer[..]));

@@ -99,7 +99,7 @@ impl Keeper {
                 let core = Arc::clone(&self.core);
                 self.core.tasks.spawn(async move {
                     let ordered = session.ending.borrow().clone();
-                    let end = ordered.map_or(End::Done { exit_status: None }, End::Ordered);
+                    let end = ordered.map_or(End::Done, End::Ordered);
                     core.sessions.close(&session, &end).await;
                 });
             }
@@ -179,7 +179,9 @@ impl Session {
         self.notice.send_if_modified(|notice| {
             let first = notice.is_none();
             if first {
-                let left = (self.ends_at - OffsetDateTime::now_utc()).whole_seconds().max(0);
+                let left = (self.ends_at - OffsetDateTime::now_utc())
+                    .whole_seconds()
+                    .max(0);
                 let minutes = (left + 59) / 60;
                 *notice = Some(format!("this session ends in {minutes} minutes").into());
                 tracing::info!(session = %self.id, minutes, "session ends soon");

@@ -120,7 +120,7 @@ impl Registry {
     pub(crate) async fn close_all(&self) {
         for session in self.all() {
             let ordered = session.ending.borrow().clone();
-            let end = ordered.map_or(End::Done { exit_status: None }, End::Ordered);
+            let end = ordered.map_or(End::Done, End::Ordered);
             self.close(&session, &end).await;
         }
     }

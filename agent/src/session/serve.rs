@@ -160,6 +160,7 @@ impl Attempt<'_> {
             return Err(Refusal::Draining);
         }
         self.core.evidence.admit()?;
+        (self.core.rules.admit)(&self.who, self.peer.source.ip())?;
         let target = self.find()?;
         self.target = Some(Arc::clone(&target));
         self.refuse_ssh_port()?;
@@ -192,7 +193,10 @@ impl Attempt<'_> {
         };
         // Nothing is granted that is not written down.
         let event = self.event(Some(event_target.clone()), granted);
-        let witness = self.core.evidence.append(event).await?;
+        let mut witness = self.core.evidence.append(event).await?;
+        if let Some(known) = self.open.known_size {
+            self.core.evidence.prove_growth(&mut witness, known).await?;
+        }
         let session = Session::new(Beginning {
             id: self.id,
             grant,
@@ -280,7 +284,7 @@ impl Attempt<'_> {
                     Err(error) => {
                         session.end_for(&error);
                         let ending = session.ending.borrow().clone();
-                        let end = ending.map_or(End::Done { exit_status: None }, End::Ordered);
+                        let end = ending.map_or(End::Done, End::Ordered);
                         place.leave(self.core, &end).await;
                         return Err(error.into());
                     }
@@ -354,7 +358,10 @@ impl Attempt<'_> {
     fn decide(&mut self, target: &Arc<Target>) -> Result<Grant, Refusal> {
         let hash = open_hash(self.open);
         if let Some(session) = self.open.approved
-            && self.core.step_ups.take(session, self.who.key_hash(), &hash, Instant::now())
+            && self
+                .core
+                .step_ups
+                .take(session, self.who.key_hash(), &hash, Instant::now())
             && let Some(fresh) = (self.core.doors.approval)(&self.who, &hash, session)
         {
             self.fresh = Some(fresh);
@@ -464,7 +471,11 @@ impl Attempt<'_> {
         } else {
             tracing::warn!(session = %self.id, principal = %principal.arn, ?code, reason, "denied");
         }
-        if !self.core.limits.may_log_denial(&principal.key(), Instant::now()) {
+        if !self
+            .core
+            .limits
+            .may_log_denial(&principal.key(), Instant::now())
+        {
             return;
         }
         let target = self.target.as_ref().map(|target| EventTarget {
@@ -538,9 +549,7 @@ impl Session {
     pub(crate) fn linger(&self, lifetimes: &Lifetimes) -> std::time::Duration {
         match self.access {
             Access::Ssh { .. } => std::time::Duration::ZERO,
-            Access::Tunnel { .. }
-                if self.grant.request().assurance == Assurance::AwsMfaFresh =>
-            {
+            Access::Tunnel { .. } if self.grant.request().assurance == Assurance::AwsMfaFresh => {
                 lifetimes.detach
             }
             Access::Tunnel { .. } => lifetimes.linger,

@@ -83,12 +83,18 @@ mod tests {
         waits.wait(id(1), [1; 32], [2; 32], now);
         assert!(!waits.take(id(1), &[9; 32], &[2; 32], now), "another key");
         assert!(!waits.take(id(1), &[1; 32], &[9; 32], now), "another Open");
-        assert!(!waits.take(id(9), &[1; 32], &[2; 32], now), "an id of its own");
+        assert!(
+            !waits.take(id(9), &[1; 32], &[2; 32], now),
+            "an id of its own"
+        );
         assert!(waits.take(id(1), &[1; 32], &[2; 32], now));
         assert!(!waits.take(id(1), &[1; 32], &[2; 32], now), "used");
 
         waits.wait(id(2), [1; 32], [2; 32], now);
-        assert!(!waits.take(id(2), &[1; 32], &[2; 32], now + WAITS), "too late");
+        assert!(
+            !waits.take(id(2), &[1; 32], &[2; 32], now + WAITS),
+            "too late"
+        );
     }
 
     #[test]

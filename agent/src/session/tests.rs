@@ -29,7 +29,10 @@ async fn a_tunnel_carries_bytes_both_ways_and_ends_in_order() {
     target.write_all(b"bye").await.unwrap();
     drop(target);
     assert_eq!(client.data(3).await, b"bye");
-    assert_eq!(client.frame(FrameKind::Eof).await.as_ref(), 9u64.to_be_bytes());
+    assert_eq!(
+        client.frame(FrameKind::Eof).await.as_ref(),
+        9u64.to_be_bytes()
+    );
     let close = client.closed().await;
     assert_eq!(close.reason, CloseReason::Done);
     assert_eq!((close.sent, close.received), (9, 5));

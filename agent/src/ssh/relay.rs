@@ -12,6 +12,7 @@
 //! sender and holds up no other.
 
 mod channels;
+mod end;
 mod requests;
 mod switch;
 
@@ -24,21 +25,22 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use postern_proto::audit::event::Fact;
 use postern_proto::gateway::message::CloseReason;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::SshEnd;
 use super::link::Link;
 use super::message;
-use super::transport::{Transport, TransportError};
-use super::upstream::goodbye;
+use super::transport::Transport;
 use crate::evidence::{Entry, EvidenceError, Recording};
 use crate::session::{ChannelRefused, Ending, Session};
 
-use channels::{Channels, Content, Key, Way};
+use channels::{Channels, Key, Way};
+use end::End;
 
 /// Bytes that wait for one end before we stop reading the other.
 const SOFT_BACKLOG: usize = 128 * 1024;
@@ -63,10 +65,6 @@ const QUIET: Duration = Duration::from_secs(2);
 /// A peer that does not finish an exchange of keys.
 const EXCHANGE: Duration = Duration::from_secs(60);
 
-/// For last words, and for evidence to be complete.
-const FAREWELL: Duration = Duration::from_secs(5);
-const COMPLETION: Duration = Duration::from_secs(10);
-
 /// Relays until the session is over.
 pub(super) async fn run<S>(user: Link<S>, target: Link<TcpStream>, session: Arc<Session>) -> SshEnd
 where
@@ -89,6 +87,8 @@ where
         retiring: Vec::new(),
         closing: FuturesUnordered::new(),
         replies: VecDeque::new(),
+        facts: VecDeque::new(),
+        logging: FuturesUnordered::new(),
         listeners: BTreeMap::new(),
         agent_lent: false,
         exit_status: None,
@@ -109,32 +109,6 @@ pub(super) async fn ordered(ending: &mut watch::Receiver<Option<Ending>>) -> End
         Some(order) => order,
         // Nobody is left to give one.
         None => std::future::pending().await,
-    }
-}
-
-/// Why the relay stops.
-#[derive(Debug)]
-struct End {
-    reason: CloseReason,
-    message: Option<String>,
-}
-
-impl End {
-    fn new(reason: CloseReason, message: impl Into<Option<String>>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-        }
-    }
-}
-
-impl From<EvidenceError> for End {
-    fn from(error: EvidenceError) -> Self {
-        let reason = match error {
-            EvidenceError::Quota(_) => CloseReason::Quota,
-            EvidenceError::Failed(_) | EvidenceError::Space { .. } => CloseReason::Evidence,
-        };
-        Self::new(reason, error.to_string())
     }
 }
 
@@ -212,7 +186,7 @@ struct Asked {
 
 enum What {
     /// A shell, command or subsystem.
-    Start { readable: bool },
+    Start { readable: bool, sftp: bool },
     /// Lending the SSH agent.
     Agent,
     /// A listener on the target.
@@ -259,6 +233,9 @@ struct Relay {
     retiring: Vec<Retiring>,
     closing: FuturesUnordered<BoxFuture<'static, Result<(), EvidenceError>>>,
     replies: VecDeque<GlobalReply>,
+    /// Facts for the log, and those that are being written.
+    facts: VecDeque<Fact>,
+    logging: FuturesUnordered<BoxFuture<'static, Result<(), EvidenceError>>>,
     /// Ports that the target listens on for the user, and the host that was asked for.
     listeners: BTreeMap<u32, String>,
     agent_lent: bool,
@@ -273,7 +250,8 @@ enum Event {
     Wrote(Way, io::Result<()>),
     Landed(Way, Flight),
     Decided(Decided),
-    Closed(Result<(), EvidenceError>),
+    /// Evidence was written that nothing waits for.
+    Stored(Result<(), EvidenceError>),
     Ordered(Ending),
     Quiet,
     Late,
@@ -304,6 +282,7 @@ impl Relay {
                     down,
                     decisions,
                     closing,
+                    logging,
                     ..
                 } = &mut self;
                 let may_read_user = !up.ended && user.may_read();
@@ -318,7 +297,8 @@ impl Relay {
                     flight = land(&mut up.flight) => Event::Landed(Way::Up, flight),
                     flight = land(&mut down.flight) => Event::Landed(Way::Down, flight),
                     Some(decided) = decisions.next() => Event::Decided(decided),
-                    Some(closed) = closing.next() => Event::Closed(closed),
+                    Some(closed) = closing.next() => Event::Stored(closed),
+                    Some(logged) = logging.next() => Event::Stored(logged),
                     done = write(&mut user_write, user_out, &mut user.unflushed),
                         if may_write_user => Event::Wrote(Way::Down, done),
                     done = write(&mut target_write, target_out, &mut target.unflushed),
@@ -352,7 +332,7 @@ impl Relay {
             }
         };
         let end = self
-            .say_farewell(end, &mut user_write, &mut target_write)
+            .say_farewell(end, &mut user_read, &mut user_write, &mut target_write)
             .await;
         self.complete(end).await
     }
@@ -369,7 +349,7 @@ impl Relay {
             }),
             Event::Landed(way, flight) => self.on_landed(way, flight),
             Event::Decided(decided) => self.on_decided(decided),
-            Event::Closed(closed) => Ok(closed?),
+            Event::Stored(stored) => Ok(stored?),
             Event::Ordered(order) => Err(End::new(order.reason, order.message)),
             Event::Late => Err(End::new(
                 CloseReason::Protocol,
@@ -399,41 +379,6 @@ impl Relay {
         }
     }
 
-    /// The end that messages going `way` come from is gone.
-    fn gone(&self, way: Way) -> End {
-        match way {
-            Way::Up if self.channels.len() == 0 && self.channels.any_opened() => {
-                End::new(CloseReason::Done, None)
-            }
-            Way::Up => End::new(CloseReason::Client, None),
-            Way::Down => End::new(
-                CloseReason::Target,
-                match &self.down.failure {
-                    Some(error) => format!("the connection to {} broke: {error}", self.target_name),
-                    None => format!("{} closed the connection", self.target_name),
-                },
-            ),
-        }
-    }
-
-    /// A peer's messages cannot be followed.
-    fn broken(&self, way: Way, error: &TransportError) -> End {
-        match (way, error) {
-            (way, TransportError::Disconnected { .. }) => {
-                let mut end = self.gone(way);
-                if way == Way::Down {
-                    end.message = Some(goodbye(&self.target_name, error));
-                }
-                end
-            }
-            (Way::Up, error) => End::new(
-                CloseReason::Protocol,
-                format!("the SSH client broke the protocol: {error}"),
-            ),
-            (Way::Down, error) => End::new(CloseReason::Target, goodbye(&self.target_name, error)),
-        }
-    }
-
     fn exchange_deadline(&mut self) -> Option<Instant> {
         for side in [&mut self.user, &mut self.target] {
             if !side.transport.exchanging() {
@@ -460,169 +405,6 @@ impl Relay {
             }
         }
     }
-
-    /// Finishes what is under way, tells both ends, and sends what is left to send.
-    async fn say_farewell<U, T>(
-        &mut self,
-        mut end: End,
-        user_write: &mut U,
-        target_write: &mut T,
-    ) -> End
-    where
-        U: AsyncWrite + Unpin,
-        T: AsyncWrite + Unpin,
-    {
-        let deadline = Instant::now() + FAREWELL;
-        // A write to a recording that was begun is finished, and what it covers passes.
-        for way in [Way::Down, Way::Up] {
-            let flight = match way {
-                Way::Up => land(&mut self.up.flight),
-                Way::Down => land(&mut self.down.flight),
-            };
-            let waiting = match way {
-                Way::Up => self.up.launched > self.up.landed,
-                Way::Down => self.down.launched > self.down.landed,
-            };
-            if !waiting {
-                continue;
-            }
-            match tokio::time::timeout_at(deadline, flight).await {
-                Ok(Flight::Recorded(recorded)) => {
-                    let landed = self.on_landed(way, Flight::Recorded(recorded));
-                    if let Err(worse) = landed {
-                        end = worse;
-                    }
-                }
-                // What was only asked for is not begun any more.
-                Ok(Flight::Decided(_, decided)) => self.drop_decided(decided),
-                Err(_) => {
-                    end = End::new(
-                        CloseReason::Evidence,
-                        "a recording could not be written in time".to_owned(),
-                    );
-                }
-            }
-        }
-        self.tell(&end);
-        let flush = async {
-            tokio::join!(
-                flush(user_write, &mut self.user.transport),
-                flush(target_write, &mut self.target.transport),
-            );
-        };
-        // Whoever does not read any more does not hear it.
-        let _ = tokio::time::timeout_at(deadline, flush).await;
-        end
-    }
-
-    /// Last words to both ends.
-    fn tell(&mut self, end: &End) {
-        let (code, words) = match end.reason {
-            CloseReason::Done | CloseReason::Client => (message::BY_APPLICATION, String::new()),
-            CloseReason::Protocol => (
-                message::PROTOCOL_ERROR,
-                end.message.clone().unwrap_or_default(),
-            ),
-            CloseReason::Target => (
-                message::CONNECTION_LOST,
-                end.message.clone().unwrap_or_default(),
-            ),
-            _ => {
-                let words = end
-                    .message
-                    .clone()
-                    .unwrap_or_else(|| "the session was ended by the agent".to_owned());
-                self.tell_people(&words);
-                (message::BY_APPLICATION, words)
-            }
-        };
-        // Nothing can be done about a goodbye that cannot be sent.
-        let _ = self.user.transport.disconnect(code, &words);
-        let _ = self
-            .target
-            .transport
-            .disconnect(message::BY_APPLICATION, "the session ended");
-    }
-
-    /// Writes `words` to the standard error of every shell and command that can take them.
-    fn tell_people(&mut self, words: &str) {
-        let line = format!("\r\npostern: {words}\r\n");
-        for key in self.channels.keys() {
-            let Some(channel) = self.channels.get(key) else {
-                continue;
-            };
-            let Content::Session(program) = &channel.content else {
-                continue;
-            };
-            if program.started
-                && program.readable
-                && !channel.closed_down
-                && channel.window >= line.len() as u64
-                && let Some(id) = channel.user
-            {
-                // The goodbye that follows says it too.
-                let _ = self.user.transport.send(&message::stderr(id, &line));
-            }
-        }
-    }
-
-    /// A recording that was begun for what does not come any more is closed with the others.
-    fn drop_decided(&mut self, decided: Result<Option<Recording>, ChannelRefused>) {
-        if let Ok(Some(recording)) = decided {
-            self.retiring.push(Retiring {
-                recording,
-                last: vec![],
-                after_up: 0,
-                after_down: 0,
-            });
-        }
-    }
-
-    /// Closes every recording and sums up.
-    async fn complete(mut self, mut end: End) -> SshEnd {
-        for key in self.channels.keys() {
-            self.retire(key);
-        }
-        let session = self.session.clone();
-        let close = async {
-            // Decisions that nobody needs any more may have begun recordings.
-            while let Some(decided) = self.decisions.next().await {
-                self.drop_decided(decided.result);
-            }
-            for retiring in std::mem::take(&mut self.retiring) {
-                close(&session, retiring).await?;
-            }
-            while let Some(closed) = self.closing.next().await {
-                closed?;
-            }
-            Ok::<_, EvidenceError>(())
-        };
-        match timeout(COMPLETION, close).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => end = error.into(),
-            Err(_) => {
-                end = End::new(
-                    CloseReason::Evidence,
-                    "a recording could not be closed in time".to_owned(),
-                );
-            }
-        }
-        SshEnd {
-            exit_status: self.exit_status,
-            up: self.bytes_up,
-            down: self.bytes_down,
-            reason: end.reason,
-            message: end.message,
-        }
-    }
-}
-
-/// Writes what is left and closes.
-async fn close(session: &Session, retiring: Retiring) -> Result<(), EvidenceError> {
-    for entry in retiring.last {
-        retiring.recording.write(entry).await?;
-    }
-    session.close_recording(&retiring.recording).await
 }
 
 /// The flight, when there is one; it is over then.
@@ -669,18 +451,4 @@ async fn write<W: AsyncWrite + Unpin>(
         *unflushed = true;
     }
     Ok(())
-}
-
-/// Sends all that waits and closes the stream, as far as the peer lets us.
-async fn flush<W: AsyncWrite + Unpin>(stream: &mut W, transport: &mut Transport) {
-    let (_, output) = transport.buffers();
-    while !output.is_empty() {
-        match stream.write_buf(output).await {
-            Ok(length) if length > 0 => {}
-            _ => return,
-        }
-    }
-    // A peer that is gone is no failure of ours.
-    let _ = stream.flush().await;
-    let _ = stream.shutdown().await;
 }

@@ -1,4 +1,6 @@
 //! Whole sessions: stock OpenSSH on both ends, and peers that misbehave.
 
+mod hostile;
+mod limits;
 mod openssh;
 pub(super) mod support;

@@ -65,10 +65,12 @@ pub enum UpstreamError {
         why: String,
     },
     /// It took too long.
-    #[error("{target} did not finish the SSH handshake within {} seconds", DEADLINE.as_secs())]
+    #[error("{target} did not finish the SSH handshake within {} seconds", within.as_secs())]
     Timeout {
         /// The target's name.
         target: String,
+        /// How long it was given.
+        within: Duration,
     },
     /// The host key is another one than before.
     #[error("the host key of {target} changed: it was {pinned}, now it is {seen}")]
@@ -128,7 +130,7 @@ impl UpstreamError {
             Self::Connection { target, .. } => Some(format!(
                 "is the service on {target} an OpenSSH server (6.5 or newer)?"
             )),
-            Self::Timeout { target } => Some(format!("is the sshd of {target} overloaded?")),
+            Self::Timeout { target, .. } => Some(format!("is the sshd of {target} overloaded?")),
             Self::HostKeyChanged { target, .. } => Some(format!(
                 "if {target} was rebuilt, let an operator of the agent forget its old key; \
                  if not, somebody may be in between"
@@ -177,12 +179,24 @@ impl Upstream {
         credential: Credential,
         host_keys: &HostKeys,
     ) -> Result<(Self, HostKeySeen), UpstreamError> {
+        Self::connect_within(DEADLINE, tcp, target, user, credential, host_keys).await
+    }
+
+    pub(super) async fn connect_within(
+        deadline: Duration,
+        tcp: TcpStream,
+        target: &Target,
+        user: &LoginUser,
+        credential: Credential,
+        host_keys: &HostKeys,
+    ) -> Result<(Self, HostKeySeen), UpstreamError> {
         let connecting = connect(tcp, target, user, credential, host_keys);
-        tokio::time::timeout(DEADLINE, connecting)
+        tokio::time::timeout(deadline, connecting)
             .await
             .unwrap_or_else(|_| {
                 Err(UpstreamError::Timeout {
                     target: target.name.clone(),
+                    within: deadline,
                 })
             })
     }

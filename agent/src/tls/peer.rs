@@ -104,7 +104,9 @@ impl CertificateFault {
         match self {
             Self::Denied(_) => "ask the operators of this agent",
             Self::NotYetValid => "compare the clocks of the two machines, then run `postern login`",
-            Self::Absent | Self::Expired => "run the command again; `postern login` if that asks for it",
+            Self::Absent | Self::Expired => {
+                "run the command again; `postern login` if that asks for it"
+            }
             _ => "enrol again: `postern logout`, then `postern login`",
         }
     }
@@ -214,9 +216,15 @@ impl State {
             issuers.push(Issuer::new(trusted.id.clone(), certificate)?);
         }
         for (index, issuer) in issuers.iter().enumerate() {
-            let twin = issuers.iter().skip(index + 1).find(|i| i.name == issuer.name);
+            let twin = issuers
+                .iter()
+                .skip(index + 1)
+                .find(|i| i.name == issuer.name);
             if let Some(twin) = twin {
-                return Err(TrustFault::SameName(issuer.agent.clone(), twin.agent.clone()));
+                return Err(TrustFault::SameName(
+                    issuer.agent.clone(),
+                    twin.agent.clone(),
+                ));
             }
         }
         Ok(Self {
@@ -338,7 +346,10 @@ impl std::fmt::Debug for PeerTrust {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = self.state();
         f.debug_struct("PeerTrust")
-            .field("agents", &state.issuers.iter().map(|i| &i.agent).collect::<Vec<_>>())
+            .field(
+                "agents",
+                &state.issuers.iter().map(|i| &i.agent).collect::<Vec<_>>(),
+            )
             .finish_non_exhaustive()
     }
 }

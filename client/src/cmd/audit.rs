@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use age::x25519::Identity;
 use postern_proto::audit::layout::{CHECKPOINT_LIMIT, StorePath};
 use postern_proto::audit::note::LogIdentity;
-use postern_proto::audit::verify::{self, OutsideCheckpoint, Report, SessionState, StoreReader, Trust};
+use postern_proto::audit::verify::{
+    self, OutsideCheckpoint, Report, SessionState, StoreReader, Trust,
+};
 use postern_proto::names::SessionId;
 use postern_proto::recording::RecordingName;
 use serde_json::json;
@@ -16,7 +18,9 @@ use crate::audit::log::{Entry, Session, Sessions, walk};
 use crate::audit::play::{self, Pace};
 use crate::audit::store::{Folder, Remote};
 use crate::audit::{identities, text};
-use crate::cli::{AuditArgs, AuditCommand, AuditLsArgs, AuditPlayArgs, AuditShowArgs, AuditVerifyArgs};
+use crate::cli::{
+    AuditArgs, AuditCommand, AuditLsArgs, AuditPlayArgs, AuditShowArgs, AuditVerifyArgs,
+};
 use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::Gateway;
@@ -26,8 +30,15 @@ use crate::witness::Memory;
 /// Runs one verb on a folder, or through the agent.
 pub async fn run(context: &Context, args: AuditArgs) -> Result<ExitCode, Error> {
     let identity = args.identity.as_ref().or(context.auditor_identity.as_ref());
-    let keys = identity.map(|path| identities(path)).transpose()?.unwrap_or_default();
-    let job = Job { context: context.clone(), keys, command: args.command };
+    let keys = identity
+        .map(|path| identities(path))
+        .transpose()?
+        .unwrap_or_default();
+    let job = Job {
+        context: context.clone(),
+        keys,
+        command: args.command,
+    };
     let folder = args.store.as_ref().or(context.audit_store.as_ref());
     let source = match folder {
         Some(path) => Source::Folder(Folder::new(path)?),
@@ -35,7 +46,8 @@ pub async fn run(context: &Context, args: AuditArgs) -> Result<ExitCode, Error> 
     };
     // Reading is blocking: files, or requests one after the other.
     let done = tokio::task::spawn_blocking(move || job.run(&source));
-    done.await.map_err(|error| Error::bug(format!("reading the store failed: {error}")))?
+    done.await
+        .map_err(|error| Error::bug(format!("reading the store failed: {error}")))?
 }
 
 enum Source {
@@ -98,7 +110,18 @@ impl Job {
             printer.json(&json!({ "sessions": sessions }))?;
         } else {
             let rows: Vec<Vec<String>> = sessions.iter().map(row).collect();
-            printer.table(&["when (UTC)", "who", "target", "kind", "duration", "end", "session"], &rows)?;
+            printer.table(
+                &[
+                    "when (UTC)",
+                    "who",
+                    "target",
+                    "kind",
+                    "duration",
+                    "end",
+                    "session",
+                ],
+                &rows,
+            )?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -106,7 +129,11 @@ impl Job {
     fn show(&self, source: &Source, args: &AuditShowArgs) -> Result<ExitCode, Error> {
         let mut entries = Vec::new();
         walk(source.reader(), &self.keys, |entry| {
-            if entry.event.as_ref().is_some_and(|event| event.session == Some(args.session)) {
+            if entry
+                .event
+                .as_ref()
+                .is_some_and(|event| event.session == Some(args.session))
+            {
                 entries.push(entry);
             }
         })
@@ -115,7 +142,9 @@ impl Job {
             return Err(unknown(args.session));
         }
         if entries.iter().any(|entry| entry.closed) {
-            self.context.printer.note("some texts are sealed: --identity FILE opens them");
+            self.context
+                .printer
+                .note("some texts are sealed: --identity FILE opens them");
         }
         self.events(&entries, 0)
     }
@@ -124,11 +153,18 @@ impl Job {
         let printer = self.context.printer;
         for entry in entries.iter().skip(skip) {
             if printer.json {
-                printer.json(&json!({ "entry": entry.index, "event": entry.event, "sealed": entry.closed }))?;
+                printer.json(
+                    &json!({ "entry": entry.index, "event": entry.event, "sealed": entry.closed }),
+                )?;
                 continue;
             }
             printer.answer(match &entry.event {
-                Some(event) => format!("{}  {:>6}  {}", text::moment(event.time_ms), entry.index, neutral(&text::event(event))),
+                Some(event) => format!(
+                    "{}  {:>6}  {}",
+                    text::moment(event.time_ms),
+                    entry.index,
+                    neutral(&text::event(event))
+                ),
                 None => format!("{:23}  {:>6}  of a later version", "", entry.index),
             })?;
         }
@@ -137,25 +173,39 @@ impl Job {
 
     fn play(&self, source: &Source, args: &AuditPlayArgs) -> Result<ExitCode, Error> {
         if self.keys.is_empty() {
-            return Err(Error::usage("recordings are encrypted to the auditors")
-                .hint("--identity FILE, or POSTERN_AUDITOR_IDENTITY, names an auditor's age identity"));
+            return Err(
+                Error::usage("recordings are encrypted to the auditors").hint(
+                    "--identity FILE, or POSTERN_AUDITOR_IDENTITY, names an auditor's age identity",
+                ),
+            );
         }
         if !(args.speed.is_finite() && args.speed >= 0.0) {
             return Err(Error::usage("--speed takes a number from 0"));
         }
         let reader = source.reader();
-        let mut names: Vec<RecordingName> = reader.recordings().map_err(|error| source.explain(error))?;
-        names.retain(|name| name.session == args.session && args.recording.is_none_or(|number| name.number == number));
+        let mut names: Vec<RecordingName> =
+            reader.recordings().map_err(|error| source.explain(error))?;
+        names.retain(|name| {
+            name.session == args.session
+                && args.recording.is_none_or(|number| name.number == number)
+        });
         names.sort_unstable();
         if names.is_empty() {
-            return Err(Error::failed(format!("session {} has no such recording", args.session))
-                .hint("postern audit show SESSION"));
+            return Err(
+                Error::failed(format!("session {} has no such recording", args.session))
+                    .hint("postern audit show SESSION"),
+            );
         }
         let stdout = io::stdout();
-        let pace = Pace { speed: args.speed, terminal: stdout.is_terminal() };
+        let pace = Pace {
+            speed: args.speed,
+            terminal: stdout.is_terminal(),
+        };
         let several = names.len() > 1;
         for name in names {
-            let file = reader.open(StorePath::Recording(name)).map_err(|error| source.explain(error))?;
+            let file = reader
+                .open(StorePath::Recording(name))
+                .map_err(|error| source.explain(error))?;
             let file = file.ok_or_else(|| Error::failed(format!("recording {name} is missing")))?;
             if args.raw {
                 play::raw(file, &self.keys, &mut stdout.lock())?;
@@ -164,7 +214,13 @@ impl Job {
             if several {
                 self.context.printer.note(format!("recording {name}"));
             }
-            let note = play::play(file, &self.keys, pace, &mut stdout.lock(), std::thread::sleep)?;
+            let note = play::play(
+                file,
+                &self.keys,
+                pace,
+                &mut stdout.lock(),
+                std::thread::sleep,
+            )?;
             if let Some(note) = note {
                 self.context.printer.warning(note);
             }
@@ -190,8 +246,13 @@ impl Job {
                 note: seen.note,
             });
         }
-        let trust = Trust { log, outside: &outside, identities: &self.keys };
-        let report = verify::verify(source.reader(), &trust).map_err(|error| source.explain(error))?;
+        let trust = Trust {
+            log,
+            outside: &outside,
+            identities: &self.keys,
+        };
+        let report =
+            verify::verify(source.reader(), &trust).map_err(|error| source.explain(error))?;
         self.report(&report)?;
         Ok(ExitCode::from(u8::from(!report.holds())))
     }
@@ -204,7 +265,11 @@ impl Job {
         };
         if let Some(key) = &args.log_key {
             let name = key.split('+').next().unwrap_or_default();
-            let origin = name.parse().map_err(|error: postern_proto::names::NameError| Error::usage(error.to_string()))?;
+            let origin = name
+                .parse()
+                .map_err(|error: postern_proto::names::NameError| {
+                    Error::usage(error.to_string())
+                })?;
             return LogIdentity::new(origin, key).map_err(unusable);
         }
         let agent = self.context.agent().map_err(|error| {
@@ -215,9 +280,18 @@ impl Job {
 
     fn report(&self, report: &Report) -> Result<(), Error> {
         let printer = self.context.printer;
-        let state = |wanted| report.sessions.iter().filter(|session| session.state == wanted).count();
-        let (open, closed, interrupted) =
-            (state(SessionState::Open), state(SessionState::Closed), state(SessionState::Interrupted));
+        let state = |wanted| {
+            report
+                .sessions
+                .iter()
+                .filter(|session| session.state == wanted)
+                .count()
+        };
+        let (open, closed, interrupted) = (
+            state(SessionState::Open),
+            state(SessionState::Closed),
+            state(SessionState::Interrupted),
+        );
         if printer.json {
             let outside: Vec<_> = report
                 .outside
@@ -245,22 +319,46 @@ impl Job {
         for fault in &report.faults {
             printer.answer(format!("BROKEN: {}", neutral(&fault.to_string())))?;
         }
-        let verdict = if report.holds() { "the evidence holds" } else { "the evidence is broken" };
-        printer.answer(format!("{verdict}: {} entries, {} unsigned after them", report.size, report.unsigned))?;
-        printer.answer(format!("sessions: {closed} closed, {open} open, {interrupted} interrupted"))?;
+        let verdict = if report.holds() {
+            "the evidence holds"
+        } else {
+            "the evidence is broken"
+        };
+        printer.answer(format!(
+            "{verdict}: {} entries, {} unsigned after them",
+            report.size, report.unsigned
+        ))?;
+        printer.answer(format!(
+            "sessions: {closed} closed, {open} open, {interrupted} interrupted"
+        ))?;
         printer.answer(format!(
             "recordings: {} match the log, {} interrupted, {} deleted by retention{}",
             report.recordings,
             report.interrupted.len(),
             report.deleted.len(),
-            if self.keys.is_empty() { "; not decrypted (no --identity)" } else { "" },
+            if self.keys.is_empty() {
+                "; not decrypted (no --identity)"
+            } else {
+                ""
+            },
         ))?;
         if !report.unknown.is_empty() {
-            printer.answer(format!("{} entries are of a later version", report.unknown.len()))?;
+            printer.answer(format!(
+                "{} entries are of a later version",
+                report.unknown.len()
+            ))?;
         }
         for outside in &report.outside {
-            let held = if outside.consistent { "agrees" } else { "DOES NOT AGREE" };
-            printer.answer(format!("{}: {held} with the first {} entries", neutral(&outside.name), outside.size))?;
+            let held = if outside.consistent {
+                "agrees"
+            } else {
+                "DOES NOT AGREE"
+            };
+            printer.answer(format!(
+                "{}: {held} with the first {} entries",
+                neutral(&outside.name),
+                outside.size
+            ))?;
         }
         printer.answer(neutral(&report.rollback()))
     }
@@ -288,8 +386,16 @@ fn kept_elsewhere(path: &PathBuf) -> Result<OutsideCheckpoint, Error> {
     let mut note = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(CHECKPOINT_LIMIT).read_to_string(&mut note))
-        .map_err(|error| Error::usage(format!("the checkpoint {} cannot be read: {error}", path.display())))?;
-    Ok(OutsideCheckpoint { name: path.display().to_string(), note })
+        .map_err(|error| {
+            Error::usage(format!(
+                "the checkpoint {} cannot be read: {error}",
+                path.display()
+            ))
+        })?;
+    Ok(OutsideCheckpoint {
+        name: path.display().to_string(),
+        note,
+    })
 }
 
 fn unknown(session: SessionId) -> Error {

@@ -15,12 +15,12 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::{Gateway, Request};
 use crate::output::Printer;
+use crate::ssh::SshError;
 use crate::ssh::forward::Forwards;
 use crate::ssh::forward::spec::{Dynamic, Local, Remote};
 use crate::ssh::link::Link;
 use crate::ssh::shell::{self, Control, Job, Status, Streams, TerminalRequest};
 use crate::ssh::terminal::{RawMode, Size};
-use crate::ssh::SshError;
 
 /// Variables that go to the target, as most configurations of `ssh` have it.
 const LOCALE: [&str; 14] = [
@@ -55,7 +55,11 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
     let _forwarding = if forwards.is_empty() {
         None
     } else {
-        Some(forwards.start(&gateway, &request, link.membership(), context.printer).await?)
+        Some(
+            forwards
+                .start(&gateway, &request, link.membership(), context.printer)
+                .await?,
+        )
     };
     let result = on_terminal(&mut link, &mut job).await;
     let status = match result {
@@ -64,12 +68,16 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
         Err(error) => return Err(error.into()),
     };
     if let Status::Killed { signal, message } = &status {
-        context.printer.note(format!("killed by signal {signal} {message}").trim_end());
+        context
+            .printer
+            .note(format!("killed by signal {signal} {message}").trim_end());
     }
     match link.close().await {
         // The status is known: how the connection went afterwards is not the command's matter.
         Ok(()) | Err(SshError::Pipe(_)) => {}
-        Err(SshError::Ended(reason)) => context.printer.note(format!("the session was ended: {reason}")),
+        Err(SshError::Ended(reason)) => context
+            .printer
+            .note(format!("the session was ended: {reason}")),
         Err(error) => return Err(error.into()),
     }
     Ok(ExitCode::from(status.code()))
@@ -93,9 +101,17 @@ pub(super) fn destination(
         return Ok((user, target));
     }
     let configured = context.login_user.clone();
-    let local = || context.environment.text("USER").ok().flatten().map(str::to_owned);
+    let local = || {
+        context
+            .environment
+            .text("USER")
+            .ok()
+            .flatten()
+            .map(str::to_owned)
+    };
     let user = configured.or_else(local).ok_or_else(|| {
-        Error::usage("no login user is known").hint("postern connect --user NAME TARGET, or `user` in the configuration")
+        Error::usage("no login user is known")
+            .hint("postern connect --user NAME TARGET, or `user` in the configuration")
     })?;
     Ok((user.parse().map_err(usage)?, target))
 }
@@ -111,7 +127,11 @@ pub(super) fn describe(printer: Printer, granted: &Granted) {
         target.address,
         granted.policies.join(", "),
         granted.assurance,
-        if granted.recorded { "recorded" } else { "not recorded" },
+        if granted.recorded {
+            "recorded"
+        } else {
+            "not recorded"
+        },
     ));
     if let Some(key) = &target.host_key {
         let checked = match key.check {
@@ -119,33 +139,58 @@ pub(super) fn describe(printer: Printer, granted: &Granted) {
             HostKeyCheck::Pinned => "the one that was pinned",
             HostKeyCheck::FirstUse => "seen for the first time, pinned now",
         };
-        printer.detail(format!("host key of {}: {} ({checked})", target.name, key.fingerprint));
+        printer.detail(format!(
+            "host key of {}: {} ({checked})",
+            target.name, key.fingerprint
+        ));
     }
 }
 
 fn forwards(args: &ConnectArgs) -> Result<Forwards, SshError> {
     Ok(Forwards {
-        local: args.local.iter().map(|text| Local::parse(text)).collect::<Result<_, _>>()?,
-        remote: args.remote.iter().map(|text| Remote::parse(text)).collect::<Result<_, _>>()?,
-        dynamic: args.dynamic.iter().map(|text| Dynamic::parse(text)).collect::<Result<_, _>>()?,
+        local: args
+            .local
+            .iter()
+            .map(|text| Local::parse(text))
+            .collect::<Result<_, _>>()?,
+        remote: args
+            .remote
+            .iter()
+            .map(|text| Remote::parse(text))
+            .collect::<Result<_, _>>()?,
+        dynamic: args
+            .dynamic
+            .iter()
+            .map(|text| Dynamic::parse(text))
+            .collect::<Result<_, _>>()?,
     })
 }
 
 fn job(context: &Context, args: &ConnectArgs) -> Result<Job, Error> {
     let environment = &context.environment;
     let command = (!args.command.is_empty()).then(|| args.command.join(" "));
-    let wanted = args.terminal || (!args.no_terminal && command.is_none() && std::io::stdin().is_terminal());
+    let wanted =
+        args.terminal || (!args.no_terminal && command.is_none() && std::io::stdin().is_terminal());
     let terminal = wanted.then(|| TerminalRequest {
-        kind: environment.text("TERM").ok().flatten().unwrap_or("xterm").to_owned(),
-        size: Size::of(std::io::stdin()).or_else(|| Size::of(std::io::stdout())).unwrap_or_default(),
+        kind: environment
+            .text("TERM")
+            .ok()
+            .flatten()
+            .unwrap_or("xterm")
+            .to_owned(),
+        size: Size::of(std::io::stdin())
+            .or_else(|| Size::of(std::io::stdout()))
+            .unwrap_or_default(),
         modes: Vec::new(),
     });
     let lend_agent = match (args.forward_agent, environment.path("SSH_AUTH_SOCK")) {
         (false, _) => None,
         (true, Some(socket)) => Some(socket),
         (true, None) => {
-            return Err(Error::usage("-A: no SSH agent runs here: SSH_AUTH_SOCK is not set")
-                .hint("eval $(ssh-agent) && ssh-add"));
+            return Err(
+                Error::usage("-A: no SSH agent runs here: SSH_AUTH_SOCK is not set")
+                    .hint("eval $(ssh-agent) && ssh-add"),
+            );
         }
     };
     let variable = |name: &str| Some((name.to_owned(), environment.os(name)?.to_str()?.to_owned()));

@@ -32,12 +32,22 @@ struct Listening<'a> {
 
 /// Serves until Ctrl-C, until COMMAND ends, or until the agent ends it.
 pub async fn run(context: &Context, args: ForwardArgs) -> Result<ExitCode, Error> {
-    let forwards: Vec<Forward> = args.ports.iter().map(|text| Forward::parse(text)).collect::<Result<_, _>>()?;
+    let forwards: Vec<Forward> = args
+        .ports
+        .iter()
+        .map(|text| Forward::parse(text))
+        .collect::<Result<_, _>>()?;
     let gateway = Gateway::of(context).await?;
     let (ended, mut endings) = mpsc::channel(1);
     let mut tunnels = Vec::new();
     for forward in &forwards {
-        let opened = Tunnel::open(&gateway, &args.target, forward, context.printer, ended.clone());
+        let opened = Tunnel::open(
+            &gateway,
+            &args.target,
+            forward,
+            context.printer,
+            ended.clone(),
+        );
         tunnels.push(opened.await?);
     }
     for (tunnel, forward) in tunnels.iter().zip(&forwards) {
@@ -90,11 +100,16 @@ fn tell(context: &Context, tunnel: &Tunnel, forward: &Forward) -> Result<(), Err
             session: granted.session.to_string(),
         });
     }
-    context.printer.answer(format!("{address} -> {}", forward.destination(&granted.target.name)))
+    context.printer.answer(format!(
+        "{address} -> {}",
+        forward.destination(&granted.target.name)
+    ))
 }
 
 async fn interrupted() -> Result<(), Error> {
-    let listen = |kind| signal(kind).map_err(|error| Error::failed(format!("signals cannot be received: {error}")));
+    let listen = |kind| {
+        signal(kind).map_err(|error| Error::failed(format!("signals cannot be received: {error}")))
+    };
     let (mut interrupt, mut terminate, mut hangup) = (
         listen(SignalKind::interrupt())?,
         listen(SignalKind::terminate())?,
@@ -129,7 +144,11 @@ pub(super) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {
-            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+            return if unit == "B" {
+                format!("{count} B")
+            } else {
+                format!("{value:.1} {unit}")
+            };
         }
         value /= 1024.0;
     }

@@ -47,8 +47,11 @@ struct Allowed {
 /// Lists targets.
 pub async fn run(context: &Context, args: LsArgs) -> Result<ExitCode, Error> {
     let gateway = Gateway::of(context).await?;
-    let filters: Vec<String> =
-        args.filters.iter().map(|filter| format!("filter={}", percent_encoded(filter))).collect();
+    let filters: Vec<String> = args
+        .filters
+        .iter()
+        .map(|filter| format!("filter={}", percent_encoded(filter)))
+        .collect();
     let path = match filters.is_empty() {
         true => "/v1/targets".to_owned(),
         false => format!("/v1/targets?{}", filters.join("&")),
@@ -58,8 +61,11 @@ pub async fn run(context: &Context, args: LsArgs) -> Result<ExitCode, Error> {
         context.printer.json(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let listing: Listing = serde_json::from_value(answer)
-        .map_err(|error| Error::failed(format!("the agent's list of targets cannot be read: {error}")))?;
+    let listing: Listing = serde_json::from_value(answer).map_err(|error| {
+        Error::failed(format!(
+            "the agent's list of targets cannot be read: {error}"
+        ))
+    })?;
     for trouble in sentences(&listing.trouble) {
         context.printer.warning(trouble);
     }
@@ -71,7 +77,10 @@ pub async fn run(context: &Context, args: LsArgs) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = listing.targets.into_iter().map(Target::row).collect();
-    context.printer.table(&["name", "id", "address", "platform", "tags", "allowed"], &rows)?;
+    context.printer.table(
+        &["name", "id", "address", "platform", "tags", "allowed"],
+        &rows,
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -81,7 +90,14 @@ impl Target {
         let tags = self.tags.iter().filter(|(key, _)| *key != "Name");
         let tags: Vec<String> = tags.map(|(key, value)| format!("{key}={value}")).collect();
         let allowed = self.allowed.sentence();
-        vec![self.name, self.id, self.address, self.platform, tags.join(" "), allowed]
+        vec![
+            self.name,
+            self.id,
+            self.address,
+            self.platform,
+            tags.join(" "),
+            allowed,
+        ]
     }
 }
 
@@ -101,7 +117,11 @@ impl Allowed {
             }
             (false, true) => {}
         }
-        if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
+        if parts.is_empty() {
+            "-".to_owned()
+        } else {
+            parts.join("; ")
+        }
     }
 }
 
@@ -110,7 +130,10 @@ fn sentences(trouble: &Value) -> Vec<String> {
     match trouble {
         Value::Null => Vec::new(),
         Value::String(sentence) => vec![sentence.clone()],
-        Value::Array(sentences) => sentences.iter().map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned)).collect(),
+        Value::Array(sentences) => sentences
+            .iter()
+            .map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned))
+            .collect(),
         other => vec![other.to_string()],
     }
 }
@@ -122,11 +145,23 @@ mod tests {
     #[test]
     fn what_is_allowed_is_one_sentence() {
         let allowed = |users: &[&str], any_user, ports: &[u16], any_port| {
-            Allowed { users: users.iter().map(|user| (*user).to_owned()).collect(), any_user, ports: ports.to_vec(), any_port }.sentence()
+            Allowed {
+                users: users.iter().map(|user| (*user).to_owned()).collect(),
+                any_user,
+                ports: ports.to_vec(),
+                any_port,
+            }
+            .sentence()
         };
         assert_eq!(allowed(&[], false, &[], false), "-");
-        assert_eq!(allowed(&["ec2-user", "root"], false, &[5432], false), "connect as ec2-user, root; tunnel to 5432");
-        assert_eq!(allowed(&["x"], true, &[1], true), "connect as any user; tunnel to any port");
+        assert_eq!(
+            allowed(&["ec2-user", "root"], false, &[5432], false),
+            "connect as ec2-user, root; tunnel to 5432"
+        );
+        assert_eq!(
+            allowed(&["x"], true, &[1], true),
+            "connect as any user; tunnel to any port"
+        );
     }
 
     #[test]

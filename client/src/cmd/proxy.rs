@@ -39,7 +39,10 @@ pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> 
 
 fn request(context: &Context, args: &ProxyArgs) -> Result<Request, Error> {
     let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
-    let stripped = args.destination.strip_suffix(SUFFIX).unwrap_or(&args.destination);
+    let stripped = args
+        .destination
+        .strip_suffix(SUFFIX)
+        .unwrap_or(&args.destination);
     let target: TargetName = stripped.parse().map_err(usage)?;
     let (user, target) = super::connect::destination(context, None, &target)?;
     Ok(Request {
@@ -57,7 +60,11 @@ async fn carry(
     mut local: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), Error> {
     let early = first_words(&mut local).await?;
-    let Opened { granted, mut wire, seen } = gateway.open(request, &early).await?;
+    let Opened {
+        granted,
+        mut wire,
+        seen,
+    } = gateway.open(request, &early).await?;
     super::connect::describe(printer, &granted);
     if let Err(error) = check_port(port, &granted.target.address) {
         wire.farewell(CloseReason::Client).await;
@@ -78,18 +85,26 @@ fn check_port(port: Option<u16>, address: &str) -> Result<(), Error> {
     let Some(port) = port.filter(|port| *port != DEFAULT_PORT) else {
         return Ok(());
     };
-    if address.rsplit_once(':').and_then(|(_, real)| real.parse().ok()) == Some(port) {
+    if address
+        .rsplit_once(':')
+        .and_then(|(_, real)| real.parse().ok())
+        == Some(port)
+    {
         return Ok(());
     }
-    Err(Error::usage(format!("SSH of this target is at {address}, not at port {port}"))
-        .hint("leave the port away; for other ports there is `postern forward`"))
+    Err(Error::usage(format!(
+        "SSH of this target is at {address}, not at port {port}"
+    ))
+    .hint("leave the port away; for other ports there is `postern forward`"))
 }
 
 async fn first_words(local: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, Error> {
     let mut early = BytesMut::with_capacity(EARLY_DATA);
     match tokio::time::timeout(IDENTIFICATION, local.read_buf(&mut early)).await {
-        Ok(Ok(0)) => Err(Error::usage("nothing is to be carried: the standard input is at its end")
-            .hint("`proxy` is for the ProxyCommand of ssh; see `postern ssh-config`")),
+        Ok(Ok(0)) => Err(Error::usage(
+            "nothing is to be carried: the standard input is at its end",
+        )
+        .hint("`proxy` is for the ProxyCommand of ssh; see `postern ssh-config`")),
         Ok(Ok(_)) => Ok(early.freeze()),
         Ok(Err(error)) => Err(Error::failed(format!("the standard input failed: {error}"))),
         // A program that waits to be spoken to.
@@ -112,7 +127,10 @@ mod tests {
     impl client::Handler for Stock {
         type Error = russh::Error;
 
-        async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        async fn check_server_key(
+            &mut self,
+            _: &PublicKeyOrCertificate,
+        ) -> Result<bool, russh::Error> {
             Ok(true)
         }
     }
@@ -120,7 +138,9 @@ mod tests {
     fn request() -> Request {
         Request {
             target: "web-1".parse().unwrap(),
-            kind: OpenKind::Ssh { user: "ec2-user".parse().unwrap() },
+            kind: OpenKind::Ssh {
+                user: "ec2-user".parse().unwrap(),
+            },
         }
     }
 
@@ -130,8 +150,16 @@ mod tests {
         let gateway = agent.gateway().await;
         let (near, far) = duplex(1 << 20);
         let ssh = async {
-            let mut handle = client::connect_stream(std::sync::Arc::default(), near, Stock).await.unwrap();
-            assert!(handle.authenticate_none("ec2-user").await.unwrap().success());
+            let mut handle = client::connect_stream(std::sync::Arc::default(), near, Stock)
+                .await
+                .unwrap();
+            assert!(
+                handle
+                    .authenticate_none("ec2-user")
+                    .await
+                    .unwrap()
+                    .success()
+            );
             let mut channel = handle.channel_open_session().await.unwrap();
             channel.exec(true, "status 7").await.unwrap();
             let mut status = None;

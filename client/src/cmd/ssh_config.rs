@@ -26,11 +26,18 @@ struct Whoami {
 pub async fn run(context: &Context, args: SshConfigArgs) -> Result<ExitCode, Error> {
     let gateway = Gateway::of(context).await?;
     let agent = gateway.agent().id.to_string();
-    let whoami: Whoami = Client::connect(gateway).await?.get_json("/v1/whoami").await?;
-    let ca = whoami.ssh_host_ca.as_deref().and_then(one_key).ok_or_else(|| {
-        Error::failed(format!("agent `{agent}` does not tell its SSH host CA"))
-            .hint("its operator finds out with `postern-agent check`")
-    })?;
+    let whoami: Whoami = Client::connect(gateway)
+        .await?
+        .get_json("/v1/whoami")
+        .await?;
+    let ca = whoami
+        .ssh_host_ca
+        .as_deref()
+        .and_then(one_key)
+        .ok_or_else(|| {
+            Error::failed(format!("agent `{agent}` does not tell its SSH host CA"))
+                .hint("its operator finds out with `postern-agent check`")
+        })?;
     let authority = format!("@cert-authority *{} {ca}", super::proxy::SUFFIX);
     let known_hosts = context.state.join("known_hosts");
     keep(&known_hosts, &authority)?;
@@ -56,8 +63,17 @@ struct Block<'a> {
 }
 
 fn block(block: &Block<'_>) -> String {
-    let Block { target, agent, command, user, known_hosts, authority } = block;
-    let user = user.map(|user| format!("    User {user}\n")).unwrap_or_default();
+    let Block {
+        target,
+        agent,
+        command,
+        user,
+        known_hosts,
+        authority,
+    } = block;
+    let user = user
+        .map(|user| format!("    User {user}\n"))
+        .unwrap_or_default();
     format!(
         "# Targets behind agent {agent}: ssh NAME{suffix}
 Host {name}{suffix}
@@ -80,7 +96,10 @@ Host {name}{suffix}
 fn one_key(line: &str) -> Option<String> {
     let mut words = line.split_whitespace();
     let (kind, key) = (words.next()?, words.next()?);
-    let plain = |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-@.+/=".contains(&byte));
+    let plain = |word: &str| {
+        word.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-@.+/=".contains(&byte))
+    };
     (!line.trim_end().contains('\n') && plain(kind) && plain(key)).then(|| format!("{kind} {key}"))
 }
 
@@ -90,7 +109,9 @@ fn command() -> String {
         return "postern".to_owned();
     };
     let found = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path).map(|folder| folder.join("postern")).find(|file| file.is_file())
+        std::env::split_paths(&path)
+            .map(|folder| folder.join("postern"))
+            .find(|file| file.is_file())
     });
     let same = |file: PathBuf| fs::canonicalize(file).ok() == fs::canonicalize(&this).ok();
     if found.is_some_and(same) {
@@ -102,7 +123,10 @@ fn command() -> String {
 
 /// As ssh_config and the shell behind ProxyCommand take it.
 fn quoted(text: &str) -> String {
-    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte)) {
+    if text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte))
+    {
         text.to_owned()
     } else {
         format!("\"{text}\"")
@@ -141,7 +165,10 @@ mod tests {
 
     #[test]
     fn an_agent_cannot_write_lines_into_the_known_hosts() {
-        assert_eq!(one_key("ssh-ed25519 AAAA= host ca").as_deref(), Some("ssh-ed25519 AAAA="));
+        assert_eq!(
+            one_key("ssh-ed25519 AAAA= host ca").as_deref(),
+            Some("ssh-ed25519 AAAA=")
+        );
         assert_eq!(one_key("ssh-ed25519 AAAA\n* ssh-ed25519 BBBB"), None);
         assert_eq!(one_key("ssh-ed25519"), None);
         assert_eq!(one_key("ssh,ed25519 A*"), None);

@@ -62,7 +62,9 @@ pub async fn run(context: &Context, args: WhyArgs) -> Result<ExitCode, Error> {
     let user = match (&args.user, args.action.as_str()) {
         (Some(user), _) => Some(user.to_string()),
         // As `connect` would ask.
-        (None, "connect") => super::connect::destination(context, None, &args.target).ok().map(|(user, _)| user.to_string()),
+        (None, "connect") => super::connect::destination(context, None, &args.target)
+            .ok()
+            .map(|(user, _)| user.to_string()),
         (None, _) => None,
     };
     let question = Question {
@@ -73,7 +75,10 @@ pub async fn run(context: &Context, args: WhyArgs) -> Result<ExitCode, Error> {
         host: args.host.clone(),
     };
     let gateway = Gateway::of(context).await?;
-    let answer: Value = Client::connect(gateway).await?.post_json("/v1/why", &question).await?;
+    let answer: Value = Client::connect(gateway)
+        .await?
+        .post_json("/v1/why", &question)
+        .await?;
     let explanation: Explanation = serde_json::from_value(answer.clone())
         .map_err(|error| Error::failed(format!("the agent's answer cannot be read: {error}")))?;
     if context.printer.json {
@@ -83,7 +88,9 @@ pub async fn run(context: &Context, args: WhyArgs) -> Result<ExitCode, Error> {
             context.printer.answer(line)?;
         }
     }
-    Ok(ExitCode::from(u8::from(explanation.verdict == Verdict::Deny)))
+    Ok(ExitCode::from(u8::from(
+        explanation.verdict == Verdict::Deny,
+    )))
 }
 
 impl Explanation {
@@ -106,7 +113,11 @@ impl Explanation {
         if !self.policies.is_empty() {
             lines.push(format!("policies: {}", self.policies.join(", ")));
         }
-        lines.extend(self.message.as_ref().map(|message| format!("reason: {message}")));
+        lines.extend(
+            self.message
+                .as_ref()
+                .map(|message| format!("reason: {message}")),
+        );
         if self.verdict == Verdict::Deny {
             for permit in &self.permits {
                 lines.push(format!("permit {}: {}", permit.id, permit.state()));
@@ -148,7 +159,13 @@ mod tests {
             "message":"alice may not be root","hint":"use ec2-user","permits":[{"id":"operators","failed":"user is root"}],
             "users":["ec2-user"],"ports":[],"digest":"00"}"#;
         let explanation: Explanation = serde_json::from_str(answer).unwrap();
-        let question = Question { target: "web-1", action: "connect", user: Some("root".to_owned()), port: None, host: None };
+        let question = Question {
+            target: "web-1",
+            action: "connect",
+            user: Some("root".to_owned()),
+            port: None,
+            host: None,
+        };
         insta::assert_snapshot!(explanation.lines(&question).join("\n"), @r"");
     }
 }

@@ -35,9 +35,15 @@ impl Spare {
 
     /// The spare, if one is ready; the next is dialled meanwhile.
     pub(super) fn take(&self) -> Option<Connection> {
-        let taken = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self
+            .slot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         self.renew();
-        taken.filter(|(_, born)| born.elapsed() < LIFE).map(|(connection, _)| connection)
+        taken
+            .filter(|(_, born)| born.elapsed() < LIFE)
+            .map(|(connection, _)| connection)
     }
 
     fn renew(&self) {
@@ -50,7 +56,8 @@ impl Spare {
         dialling.spawn(async move {
             match gateway.spare().await {
                 Ok(connection) => {
-                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some((connection, Instant::now()));
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some((connection, Instant::now()));
                     tokio::time::sleep(LIFE).await;
                     let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
                     slot.take_if(|(_, born)| born.elapsed() >= LIFE);

@@ -34,13 +34,25 @@ impl Forward {
         let port = number(port).filter(|port| *port != 0);
         let port = port.ok_or_else(|| wrong("the port on the target must be from 1 to 65535"))?;
         let Some(rest) = rest else {
-            return Ok(Self { local: None, host: None, port });
+            return Ok(Self {
+                local: None,
+                host: None,
+                port,
+            });
         };
         if rest.is_empty() {
-            return Ok(Self { local: Some(0), host: None, port });
+            return Ok(Self {
+                local: Some(0),
+                host: None,
+                port,
+            });
         }
         if let Some(local) = number(rest) {
-            return Ok(Self { local: Some(local), host: None, port });
+            return Ok(Self {
+                local: Some(local),
+                host: None,
+                port,
+            });
         }
         // LOCAL:HOST, or HOST alone; an IPv6 address stands in brackets.
         let (local, host) = match rest.split_once(':') {
@@ -48,12 +60,23 @@ impl Forward {
             Some((local, host)) if number(local).is_some() => (number(local), host),
             _ => (None, rest),
         };
-        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let bracketed = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
         if bracketed.is_none() && host.contains(':') {
-            return Err(wrong("the local port must be from 0 to 65535, an IPv6 address in brackets"));
+            return Err(wrong(
+                "the local port must be from 0 to 65535, an IPv6 address in brackets",
+            ));
         }
-        let host = bracketed.unwrap_or(host).parse::<HostName>().map_err(|error| wrong(&error.to_string()))?;
-        Ok(Self { local, host: Some(host), port })
+        let host = bracketed
+            .unwrap_or(host)
+            .parse::<HostName>()
+            .map_err(|error| wrong(&error.to_string()))?;
+        Ok(Self {
+            local,
+            host: Some(host),
+            port,
+        })
     }
 
     /// What it leads to, for people: `TARGET:PORT` or `HOST:PORT via TARGET`.
@@ -69,24 +92,36 @@ impl Forward {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let bound = TcpListener::bind((loopback, self.local.unwrap_or(self.port))).await;
         let bound = match bound {
-            Err(error) if self.local.is_none() && is_taken(&error) => TcpListener::bind((loopback, 0)).await,
+            Err(error) if self.local.is_none() && is_taken(&error) => {
+                TcpListener::bind((loopback, 0)).await
+            }
             bound => bound,
         };
         bound.map_err(|error| {
             let port = self.local.unwrap_or(self.port);
-            Error::failed(format!("this computer cannot listen on port {port}: {error}"))
-                .hint(format!("choose another local port: 0:{} takes a free one", self.port))
+            Error::failed(format!(
+                "this computer cannot listen on port {port}: {error}"
+            ))
+            .hint(format!(
+                "choose another local port: 0:{} takes a free one",
+                self.port
+            ))
         })
     }
 }
 
 fn is_taken(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+    )
 }
 
 /// Digits alone: `+5` is no port.
 fn number(text: &str) -> Option<u16> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -104,15 +139,38 @@ mod tests {
         assert_eq!(parse("15432:5432"), (Some(15432), None, 5432));
         assert_eq!(parse(":5432"), (Some(0), None, 5432));
         assert_eq!(parse("0:5432"), (Some(0), None, 5432));
-        assert_eq!(parse("db.internal:5432"), (None, Some("db.internal".to_owned()), 5432));
-        assert_eq!(parse("0:db.internal:5432"), (Some(0), Some("db.internal".to_owned()), 5432));
-        assert_eq!(parse(":[fd00::5]:22"), (Some(0), Some("fd00::5".to_owned()), 22));
-        assert_eq!(parse("[fd00::5]:22"), (None, Some("fd00::5".to_owned()), 22));
+        assert_eq!(
+            parse("db.internal:5432"),
+            (None, Some("db.internal".to_owned()), 5432)
+        );
+        assert_eq!(
+            parse("0:db.internal:5432"),
+            (Some(0), Some("db.internal".to_owned()), 5432)
+        );
+        assert_eq!(
+            parse(":[fd00::5]:22"),
+            (Some(0), Some("fd00::5".to_owned()), 22)
+        );
+        assert_eq!(
+            parse("[fd00::5]:22"),
+            (None, Some("fd00::5".to_owned()), 22)
+        );
     }
 
     #[test]
     fn what_is_no_forward_says_so() {
-        for text in ["", "0", "70000", "x", "1:", "a:b:c:1", "99999:5432", "70000:h:1", "ho st:1", "+5:80"] {
+        for text in [
+            "",
+            "0",
+            "70000",
+            "x",
+            "1:",
+            "a:b:c:1",
+            "99999:5432",
+            "70000:h:1",
+            "ho st:1",
+            "+5:80",
+        ] {
             let error = Forward::parse(text).unwrap_err();
             assert!(error.hint.is_some(), "{text}: {error}");
         }

@@ -29,7 +29,12 @@ async fn open(agent: &FakeAgent, forward: &str) -> Result<Running, Error> {
     let tunnel = Tunnel::open(&gateway, &target, &forward, Printer::plain_json(), ended).await?;
     let (address, stop) = (tunnel.address(), CancellationToken::new());
     let serving = tokio::spawn(tunnel.serve(stop.clone()));
-    Ok(Running { address, endings, stop, serving })
+    Ok(Running {
+        address,
+        endings,
+        stop,
+        serving,
+    })
 }
 
 async fn target(agent: &FakeAgent) -> TcpListener {
@@ -39,7 +44,9 @@ async fn target(agent: &FakeAgent) -> TcpListener {
 }
 
 async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it hangs")
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .expect("it hangs")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,11 +65,21 @@ async fn each_connection_is_a_pipe_of_one_session_and_bytes_arrive_identical() {
             near_out.shutdown().await.unwrap();
         });
         let down = tokio::spawn(async move {
-            far_out.write_all(&pattern(LENGTH, round + 100)).await.unwrap();
+            far_out
+                .write_all(&pattern(LENGTH, round + 100))
+                .await
+                .unwrap();
             far_out.shutdown().await.unwrap();
         });
         let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
-        within(async { tokio::try_join!(far_in.read_to_end(&mut got_up), near_in.read_to_end(&mut got_down)) }).await.unwrap();
+        within(async {
+            tokio::try_join!(
+                far_in.read_to_end(&mut got_up),
+                near_in.read_to_end(&mut got_down)
+            )
+        })
+        .await
+        .unwrap();
         assert!(got_up == pattern(LENGTH, round) && got_down == pattern(LENGTH, round + 100));
         up.await.unwrap();
         down.await.unwrap();
@@ -70,10 +87,21 @@ async fn each_connection_is_a_pipe_of_one_session_and_bytes_arrive_identical() {
     running.stop.cancel();
     let totals = within(running.serving).await.unwrap();
     let length = 2 * LENGTH as u64;
-    assert_eq!(totals, Totals { connections: 2, up: length, down: length });
+    assert_eq!(
+        totals,
+        Totals {
+            connections: 2,
+            up: length,
+            down: length
+        }
+    );
     let state = agent.state.lock().unwrap();
     let joined: Vec<bool> = state.opens.iter().map(|open| open.join.is_some()).collect();
-    assert_eq!(joined, [false, true], "one session, the second connection joins it");
+    assert_eq!(
+        joined,
+        [false, true],
+        "one session, the second connection joins it"
+    );
 }
 
 #[tokio::test]
@@ -128,20 +156,33 @@ async fn a_denial_is_told_before_anything_connects() {
         candidates: vec![],
     };
     let agent = FakeAgent::start().await.script([Script::Deny(denied)]);
-    let Err(error) = open(&agent, "0:5432").await else { panic!("it opened") };
-    assert_eq!((error.kind, error.message.as_str()), (Kind::Denied, "alice may not reach port 5432 of db-1"));
+    let Err(error) = open(&agent, "0:5432").await else {
+        panic!("it opened")
+    };
+    assert_eq!(
+        (error.kind, error.message.as_str()),
+        (Kind::Denied, "alice may not reach port 5432 of db-1")
+    );
 }
 
 #[tokio::test]
 async fn a_session_that_policy_ends_ends_the_forward() {
-    let agent = FakeAgent::start().await.script([Script::End(CloseReason::Policy, 1)]);
+    let agent = FakeAgent::start()
+        .await
+        .script([Script::End(CloseReason::Policy, 1)]);
     let listener = target(&agent).await;
     let mut running = open(&agent, "0:5432").await.unwrap();
     let _near = TcpStream::connect(running.address).await.unwrap();
     let (mut far, _) = within(listener.accept()).await.unwrap();
     far.write_all(b"x").await.unwrap();
     let error = within(running.endings.recv()).await.unwrap();
-    assert_eq!((error.kind, error.message.as_str()), (Kind::Denied, "the tunnel was ended: policy no longer allows it"));
+    assert_eq!(
+        (error.kind, error.message.as_str()),
+        (
+            Kind::Denied,
+            "the tunnel was ended: policy no longer allows it"
+        )
+    );
 }
 
 #[tokio::test]
@@ -159,7 +200,12 @@ async fn a_session_that_the_agent_forgot_is_opened_again() {
     let running = open(&agent, "0:5432").await.unwrap();
     let first = TcpStream::connect(running.address).await.unwrap();
     let _far = within(listener.accept()).await.unwrap();
-    agent.state.lock().unwrap().script.push_back(Script::Deny(forgotten));
+    agent
+        .state
+        .lock()
+        .unwrap()
+        .script
+        .push_back(Script::Deny(forgotten));
     let _second = TcpStream::connect(running.address).await.unwrap();
     let _far = within(listener.accept()).await.unwrap();
     drop(first);

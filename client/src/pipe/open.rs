@@ -33,7 +33,11 @@ where
     let opening = frame::control(FrameKind::Open, &body)
         .ok_or(PipeError::Unexpected("the request is too long"))?;
     let mut wire = Wire::new(stream, opening);
-    for part in early.get(..EARLY_DATA.min(early.len())).unwrap_or_default().chunks(DATA_LIMIT) {
+    for part in early
+        .get(..EARLY_DATA.min(early.len()))
+        .unwrap_or_default()
+        .chunks(DATA_LIMIT)
+    {
         let mut buffer = BytesMut::with_capacity(HEADER + part.len());
         buffer.resize(HEADER, 0);
         buffer.extend_from_slice(part);
@@ -62,6 +66,8 @@ where
         FrameKind::Denied => serde_json::from_slice(&body)
             .map(|denied| Answer::Denied(Box::new(denied)))
             .map_err(|_| PipeError::Unexpected("malformed Denied frame")),
-        _ => Err(PipeError::Unexpected("another frame than the answer to `Open`")),
+        _ => Err(PipeError::Unexpected(
+            "another frame than the answer to `Open`",
+        )),
     }
 }

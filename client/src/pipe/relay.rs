@@ -99,7 +99,10 @@ where
         loop {
             let sent = self.poll_up(cx)?;
             let (taken, blocked) = self.poll_local_write(cx);
-            if let Some(close) = self.closed.take_if(|_| self.down.is_empty() && !self.unflushed) {
+            if let Some(close) = self
+                .closed
+                .take_if(|_| self.down.is_empty() && !self.unflushed)
+            {
                 return Poll::Ready(Ok(Outcome {
                     close,
                     up: self.wire.machine().sent(),

@@ -147,7 +147,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 self.heard = self.heard.max(now - PING.min(now - self.heard));
             }
             let heartbeat = self.pinged.unwrap_or(self.heard).max(self.heard) + PING;
-            let next = self.machine.poll_timeout().map_or(heartbeat, |ack| ack.min(heartbeat));
+            let next = self
+                .machine
+                .poll_timeout()
+                .map_or(heartbeat, |ack| ack.min(heartbeat));
             if next <= now {
                 if heartbeat <= now {
                     if reading && now.duration_since(self.heard) >= SILENCE {
@@ -188,7 +191,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             evidence: None,
         });
         let end = async {
-            std::future::poll_fn(|cx| self.poll_transmit(cx)).await.ok()?;
+            std::future::poll_fn(|cx| self.poll_transmit(cx))
+                .await
+                .ok()?;
             self.stream.shutdown().await.ok()
         };
         let _ended = tokio::time::timeout(FAREWELL, end).await;

@@ -29,7 +29,9 @@ enum State {
 
 impl Default for Escapes {
     fn default() -> Self {
-        Self { state: State::LineStart }
+        Self {
+            state: State::LineStart,
+        }
     }
 }
 
@@ -70,14 +72,20 @@ mod tests {
 
     fn feed(parts: &[&str]) -> (String, Option<Command>) {
         let (mut escapes, mut out) = (Escapes::default(), BytesMut::new());
-        let command = parts.iter().filter_map(|part| escapes.feed(part.as_bytes(), &mut out)).next();
+        let command = parts
+            .iter()
+            .filter_map(|part| escapes.feed(part.as_bytes(), &mut out))
+            .next();
         (String::from_utf8(out.to_vec()).unwrap(), command)
     }
 
     #[test]
     fn a_tilde_and_a_dot_at_the_start_of_a_line_end_the_session() {
         assert_eq!(feed(&["~."]), (String::new(), Some(Command::Disconnect)));
-        assert_eq!(feed(&["ls\r", "~", ".x"]), ("ls\r".to_owned(), Some(Command::Disconnect)));
+        assert_eq!(
+            feed(&["ls\r", "~", ".x"]),
+            ("ls\r".to_owned(), Some(Command::Disconnect))
+        );
     }
 
     #[test]

@@ -68,9 +68,16 @@ impl Forwards {
         }
         let mut link = Link::open(gateway, request, Some(session)).await?;
         let mut remote = HashMap::new();
-        for Remote { bind, port, destination } in self.remote {
+        for Remote {
+            bind,
+            port,
+            destination,
+        } in self.remote
+        {
             let chosen = link.listen(&bind, port).await?;
-            printer.note(format!("the target listens on port {chosen} for {destination}"));
+            printer.note(format!(
+                "the target listens on port {chosen} for {destination}"
+            ));
             remote.insert(chosen, destination);
         }
         let inbound = link.inbound();
@@ -87,10 +94,12 @@ pub struct Running {
 }
 
 async fn listen(bind: SocketAddr, printer: Printer) -> Result<TcpListener, SshError> {
-    let listener = TcpListener::bind(bind).await.map_err(|error| SshError::Forward {
-        spec: bind.to_string(),
-        reason: format!("this computer cannot listen there: {error}"),
-    })?;
+    let listener = TcpListener::bind(bind)
+        .await
+        .map_err(|error| SshError::Forward {
+            spec: bind.to_string(),
+            reason: format!("this computer cannot listen there: {error}"),
+        })?;
     if let Ok(address) = listener.local_addr() {
         printer.detail(format!("listening on {address}"));
     }
@@ -142,11 +151,19 @@ async fn serve(
 
 type Arrival = (TcpStream, SocketAddr, Option<Destination>);
 
-async fn accept(listener: TcpListener, destination: Option<Destination>, accepted: mpsc::Sender<Arrival>) {
+async fn accept(
+    listener: TcpListener,
+    destination: Option<Destination>,
+    accepted: mpsc::Sender<Arrival>,
+) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
-                if accepted.send((socket, peer, destination.clone())).await.is_err() {
+                if accepted
+                    .send((socket, peer, destination.clone()))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -173,7 +190,9 @@ async fn outgoing(
         },
     };
     let origin = (peer.ip().to_string(), peer.port());
-    let opened = link.direct(&destination.host, destination.port, (&origin.0, origin.1)).await;
+    let opened = link
+        .direct(&destination.host, destination.port, (&origin.0, origin.1))
+        .await;
     if is_socks && socks::answer(&mut socket, opened.is_ok()).await.is_err() {
         return;
     }

@@ -7,8 +7,12 @@ use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PublicKey, PublicKeyOrCertific
 /// Kinds of host certificates that we ask for.
 pub(super) const CERTIFICATES: &[Algorithm] = &[
     Algorithm::Ed25519,
-    Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },
-    Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 },
+    Algorithm::Ecdsa {
+        curve: EcdsaCurve::NistP256,
+    },
+    Algorithm::Ecdsa {
+        curve: EcdsaCurve::NistP384,
+    },
 ];
 
 /// The name in the agent's certificate: all names that stock clients use.
@@ -31,11 +35,15 @@ impl Trust {
         let Some(certificate) = shown.certificate() else {
             return Err("it is a bare key, not a certificate".to_owned());
         };
-        let ca = PublicKey::from_openssh(&self.ca).map_err(|_| "the CA in the grant is no SSH key".to_owned())?;
+        let ca = PublicKey::from_openssh(&self.ca)
+            .map_err(|_| "the CA in the grant is no SSH key".to_owned())?;
         if certificate.cert_type() != CertType::Host {
             return Err("the certificate is not for a host".to_owned());
         }
-        if certificate.validate_at(now, [&ca.fingerprint(HashAlg::Sha256)]).is_err() {
+        if certificate
+            .validate_at(now, [&ca.fingerprint(HashAlg::Sha256)])
+            .is_err()
+        {
             return Err("the certificate is not from the agent's CA, or not valid now".to_owned());
         }
         if !certificate.critical_options().is_empty() {
@@ -44,7 +52,11 @@ impl Trust {
         // No principals: valid for every name that the CA serves. Stock clients know the agent by
         // the names of targets, which all match one pattern.
         let names = certificate.valid_principals();
-        if !names.is_empty() && !names.iter().any(|name| *name == self.agent || name == PATTERN) {
+        if !names.is_empty()
+            && !names
+                .iter()
+                .any(|name| *name == self.agent || name == PATTERN)
+        {
             return Err(format!("the certificate is not for agent `{}`", self.agent));
         }
         Ok(())
@@ -91,7 +103,9 @@ mod tests {
 
     #[test]
     fn everything_else_is_refused_with_its_reason() {
-        let refused = |builder: Builder, ca: u8, now: u64| check(builder.sign(&key(ca)).unwrap(), now).unwrap_err();
+        let refused = |builder: Builder, ca: u8, now: u64| {
+            check(builder.sign(&key(ca)).unwrap(), now).unwrap_err()
+        };
         let host = |name| certificate(CertType::Host, name);
         let mut odd = host(None);
         odd.critical_option("verify-required", "").unwrap();
@@ -104,8 +118,14 @@ mod tests {
             refused(odd, 9, 150),
         ];
         insta::assert_snapshot!(reasons.join("\n"), @"");
-        let trust = Trust { ca: String::new(), agent: "bastion-1".to_owned() };
+        let trust = Trust {
+            ca: String::new(),
+            agent: "bastion-1".to_owned(),
+        };
         let bare = PublicKeyOrCertificate::from(key(9).public_key().clone());
-        assert_eq!(trust.check(&bare, 150).unwrap_err(), "it is a bare key, not a certificate");
+        assert_eq!(
+            trust.check(&bare, 150).unwrap_err(),
+            "it is a bare key, not a certificate"
+        );
     }
 }

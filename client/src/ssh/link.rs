@@ -74,7 +74,9 @@ impl Link {
         session: Option<&Membership>,
     ) -> Result<Self, SshError> {
         let OpenKind::Ssh { user } = &request.kind else {
-            return Err(SshError::Protocol("a tunnel carries no SSH of ours".to_owned()));
+            return Err(SshError::Protocol(
+                "a tunnel carries no SSH of ours".to_owned(),
+            ));
         };
         let (near, mut far) = tokio::io::duplex(STREAM);
         let (trust, trusted) = watch::channel(None);
@@ -86,14 +88,19 @@ impl Link {
             fault: Arc::clone(&fault),
             refusal: Arc::clone(&refusal),
         };
-        let handshake = AbortOnDropHandle::new(tokio::spawn(handshake(near, handler, user.clone())));
+        let handshake =
+            AbortOnDropHandle::new(tokio::spawn(handshake(near, handler, user.clone())));
         let early = identification(&mut far).await?;
         let opened = match session {
             None => gateway.open(request, &early).await?,
             Some(session) => gateway.join(request, session, &early, None).await?,
         };
         let membership = opened.membership();
-        let Opened { granted, mut wire, seen } = opened;
+        let Opened {
+            granted,
+            mut wire,
+            seen,
+        } = opened;
         trust.send_replace(Some(Trust {
             ca: granted.ssh_host_ca.clone().unwrap_or_default(),
             agent: gateway.agent().id.to_string(),
@@ -145,12 +152,22 @@ impl Link {
     }
 
     /// A connection from the target to `host`:`port`.
-    pub(super) async fn direct(&self, host: &str, port: u16, origin: (&str, u16)) -> Result<Channel<Msg>, SshError> {
+    pub(super) async fn direct(
+        &self,
+        host: &str,
+        port: u16,
+        origin: (&str, u16),
+    ) -> Result<Channel<Msg>, SshError> {
         let opened = self
             .handle
             .channel_open_direct_tcpip(host, port.into(), origin.0, origin.1.into())
             .await;
-        opened.map_err(|error| self.refused(&format!("a connection from the target to {host}:{port}"), &error))
+        opened.map_err(|error| {
+            self.refused(
+                &format!("a connection from the target to {host}:{port}"),
+                &error,
+            )
+        })
     }
 
     /// A listener on the target; returns its port.
@@ -158,7 +175,9 @@ impl Link {
         match self.handle.tcpip_forward(address, port.into()).await {
             Ok(0) => Ok(port.into()),
             Ok(chosen) => Ok(chosen),
-            Err(error) => Err(self.refused(&format!("a listener on the target at port {port}"), &error)),
+            Err(error) => {
+                Err(self.refused(&format!("a listener on the target at port {port}"), &error))
+            }
         }
     }
 
@@ -174,7 +193,13 @@ impl Link {
 
     /// Ends SSH and the pipe, and checks the evidence that the agent closes with. Bounded.
     pub async fn close(self) -> Result<(), SshError> {
-        let Self { gateway, handle, driver, seen, .. } = self;
+        let Self {
+            gateway,
+            handle,
+            driver,
+            seen,
+            ..
+        } = self;
         // Best effort: a connection that is gone needs no farewell.
         let _gone = handle.disconnect(Disconnect::ByApplication, "", "").await;
         drop(handle);
@@ -199,21 +224,28 @@ impl Link {
     fn refused(&self, what: &str, error: &russh::Error) -> SshError {
         let reason = match (error, taken(&self.refusal)) {
             (russh::Error::ChannelOpenFailure(_), Some(told)) if !told.is_empty() => told,
-            (russh::Error::ChannelOpenFailure(ChannelOpenFailure::AdministrativelyProhibited), _) => {
-                "not allowed".to_owned()
-            }
+            (
+                russh::Error::ChannelOpenFailure(ChannelOpenFailure::AdministrativelyProhibited),
+                _,
+            ) => "not allowed".to_owned(),
             (russh::Error::ChannelOpenFailure(ChannelOpenFailure::ConnectFailed), _) => {
                 "the target could not connect".to_owned()
             }
             (russh::Error::RequestDenied, _) => "not allowed, or the port is taken".to_owned(),
             (error, _) => error.to_string(),
         };
-        SshError::Refused { what: what.to_owned(), reason }
+        SshError::Refused {
+            what: what.to_owned(),
+            reason,
+        }
     }
 }
 
 /// Prefers what the pipe knows about the end to what SSH saw of it.
-async fn why(driver: AbortOnDropHandle<Result<Outcome, PipeError>>, otherwise: SshError) -> SshError {
+async fn why(
+    driver: AbortOnDropHandle<Result<Outcome, PipeError>>,
+    otherwise: SshError,
+) -> SshError {
     match tokio::time::timeout(CLOSING, driver).await {
         Ok(Ok(Err(error))) => error.into(),
         Ok(Ok(Ok(outcome))) => match pipe::ending(&outcome.close) {
@@ -229,17 +261,25 @@ async fn identification(stream: &mut DuplexStream) -> Result<Bytes, SshError> {
     let mut early = BytesMut::with_capacity(EARLY_DATA);
     match tokio::time::timeout(IDENTIFICATION, stream.read_buf(&mut early)).await {
         Ok(Ok(length)) if length > 0 => Ok(early.freeze()),
-        _ => Err(SshError::Protocol("the SSH client did not start".to_owned())),
+        _ => Err(SshError::Protocol(
+            "the SSH client did not start".to_owned(),
+        )),
     }
 }
 
-async fn handshake(stream: DuplexStream, handler: Handler, user: LoginUser) -> Result<Handle<Handler>, String> {
+async fn handshake(
+    stream: DuplexStream,
+    handler: Handler,
+    user: LoginUser,
+) -> Result<Handle<Handler>, String> {
     let mut handle = client::connect_stream(Arc::new(config()), stream, handler)
         .await
         .map_err(|error| error.to_string())?;
     match handle.authenticate_none(user.as_str()).await {
         Ok(result) if result.success() => Ok(handle),
-        Ok(_) => Err(format!("it does not take user `{user}` without further authentication")),
+        Ok(_) => Err(format!(
+            "it does not take user `{user}` without further authentication"
+        )),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -256,7 +296,10 @@ fn config() -> client::Config {
     cipher.insert(0, russh::cipher::AES_128_GCM);
     preferred.cipher = cipher.into();
     client::Config {
-        client_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-postern_", env!("CARGO_PKG_VERSION")))),
+        client_id: SshId::Standard(Cow::Borrowed(concat!(
+            "SSH-2.0-postern_",
+            env!("CARGO_PKG_VERSION")
+        ))),
         window_size: WINDOW,
         maximum_packet_size: PACKET,
         preferred,
@@ -279,7 +322,10 @@ pub(super) struct Handler {
 impl client::Handler for Handler {
     type Error = russh::Error;
 
-    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+    async fn check_server_key(
+        &mut self,
+        shown: &PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
@@ -389,6 +435,8 @@ impl client::Handler for Handler {
 }
 
 async fn refuse(reply: ChannelOpenHandle) -> Result<(), russh::Error> {
-    reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+    reply
+        .reject(ChannelOpenFailure::AdministrativelyProhibited)
+        .await;
     Ok(())
 }

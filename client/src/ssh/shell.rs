@@ -11,11 +11,11 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
+use super::SshError;
 use super::agent::Lender;
 use super::escape::{self, Command, Escapes};
 use super::link::{Inbound, Link};
 use super::terminal::Size;
-use super::SshError;
 
 /// Bytes taken from the local input at once.
 const READ: usize = 32 * 1024;
@@ -109,7 +109,12 @@ where
     let channel = link.session().await?;
     let (reader, writer) = channel.split();
     let expected = start(&writer, &job).await.map_err(protocol)?;
-    let Streams { input, output, error, typed } = streams;
+    let Streams {
+        input,
+        output,
+        error,
+        typed,
+    } = streams;
     let (help, helped) = mpsc::channel(1);
     let listen = listen(reader, expected, output, error, helped);
     let lender = job.lend_agent.map(Lender::new);
@@ -140,8 +145,15 @@ async fn start(writer: &ChannelWriteHalf<Msg>, job: &Job) -> Result<VecDeque<Ask
         asked.push_back(Asked::Agent);
     }
     if let Some(TerminalRequest { kind, size, modes }) = &job.terminal {
-        let Size { columns, rows, width, height } = *size;
-        writer.request_pty(true, kind, columns, rows, width, height, modes).await?;
+        let Size {
+            columns,
+            rows,
+            width,
+            height,
+        } = *size;
+        writer
+            .request_pty(true, kind, columns, rows, width, height, modes)
+            .await?;
         asked.push_back(Asked::Terminal);
     }
     match &job.command {
@@ -177,13 +189,25 @@ where
         };
         match message {
             Some(ChannelMsg::Data { data }) => {
-                output.write_all(&data).await.map_err(|e| local("the standard output failed", e))?;
+                output
+                    .write_all(&data)
+                    .await
+                    .map_err(|e| local("the standard output failed", e))?;
             }
             Some(ChannelMsg::ExtendedData { data, ext: 1 }) => {
-                error.write_all(&data).await.map_err(|e| local("the standard error failed", e))?;
+                error
+                    .write_all(&data)
+                    .await
+                    .map_err(|e| local("the standard error failed", e))?;
             }
-            Some(ChannelMsg::ExitStatus { exit_status }) => status = Some(Status::Exited(exit_status)),
-            Some(ChannelMsg::ExitSignal { signal_name, error_message, .. }) => {
+            Some(ChannelMsg::ExitStatus { exit_status }) => {
+                status = Some(Status::Exited(exit_status))
+            }
+            Some(ChannelMsg::ExitSignal {
+                signal_name,
+                error_message,
+                ..
+            }) => {
                 status = Some(Status::Killed {
                     signal: signal_text(&signal_name).to_owned(),
                     message: error_message,
@@ -197,13 +221,22 @@ where
             Some(_) => {}
         }
     }
-    output.flush().await.map_err(|e| local("the standard output failed", e))?;
-    error.flush().await.map_err(|e| local("the standard error failed", e))?;
+    output
+        .flush()
+        .await
+        .map_err(|e| local("the standard output failed", e))?;
+    error
+        .flush()
+        .await
+        .map_err(|e| local("the standard error failed", e))?;
     status.ok_or_else(|| SshError::Protocol("the session ended without an exit status".to_owned()))
 }
 
 /// A refused start is an error; a refused extra is told and lived without, as `ssh` does.
-async fn refused<E: AsyncWrite + Unpin>(asked: Option<Asked>, error: &mut E) -> Result<(), SshError> {
+async fn refused<E: AsyncWrite + Unpin>(
+    asked: Option<Asked>,
+    error: &mut E,
+) -> Result<(), SshError> {
     let note: &[u8] = match asked {
         Some(Asked::Start) | None => {
             return Err(SshError::Refused {
@@ -212,9 +245,14 @@ async fn refused<E: AsyncWrite + Unpin>(asked: Option<Asked>, error: &mut E) -> 
             });
         }
         Some(Asked::Terminal) => b"warning: the target gives no terminal\r\n",
-        Some(Asked::Agent) => b"warning: the SSH agent is not lent: policy or the target refuses it\r\n",
+        Some(Asked::Agent) => {
+            b"warning: the SSH agent is not lent: policy or the target refuses it\r\n"
+        }
     };
-    error.write_all(note).await.map_err(|e| local("the standard error failed", e))
+    error
+        .write_all(note)
+        .await
+        .map_err(|e| local("the standard error failed", e))
 }
 
 /// Sends the local input; returns only when the person leaves.
@@ -262,9 +300,12 @@ async fn obey(
 ) -> Result<Status, SshError> {
     while let Some(order) = control.recv().await {
         let sent = match order {
-            Control::Resize(Size { columns, rows, width, height }) => {
-                writer.window_change(columns, rows, width, height).await
-            }
+            Control::Resize(Size {
+                columns,
+                rows,
+                width,
+                height,
+            }) => writer.window_change(columns, rows, width, height).await,
             Control::Signal(name) => writer.signal(named(name)).await,
             Control::End => return Ok(Status::Left),
         };
@@ -276,7 +317,10 @@ async fn obey(
 }
 
 /// Serves what the agent opens towards us; never returns.
-async fn lend(offers: Option<mpsc::Receiver<Inbound>>, lender: Option<Lender>) -> Result<Status, SshError> {
+async fn lend(
+    offers: Option<mpsc::Receiver<Inbound>>,
+    lender: Option<Lender>,
+) -> Result<Status, SshError> {
     if let (Some(mut offers), Some(mut lender)) = (offers, lender) {
         while let Some(offer) = offers.recv().await {
             // Dropping an offer refuses it.

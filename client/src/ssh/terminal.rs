@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use russh::Pty;
 use rustix::termios::{
-    self, ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios,
+    self, ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex,
+    Termios,
 };
 
 /// A terminal's size in cells and pixels (0 when unknown).
@@ -160,12 +161,19 @@ mod tests {
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
-        let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let slave = File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
         (master, slave)
     }
 
     fn echoes(terminal: &File) -> bool {
-        termios::tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
+        termios::tcgetattr(terminal)
+            .unwrap()
+            .local_modes
+            .contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
     }
 
     #[test]
@@ -175,7 +183,10 @@ mod tests {
         let raw = RawMode::enter(slave.as_fd()).unwrap();
         assert!(!echoes(&slave));
         let modes = raw.modes();
-        assert!(modes.contains(&(Pty::ECHO, 1)) && modes.contains(&(Pty::VINTR, 3)), "the modes from before: {modes:?}");
+        assert!(
+            modes.contains(&(Pty::ECHO, 1)) && modes.contains(&(Pty::VINTR, 3)),
+            "the modes from before: {modes:?}"
+        );
         drop(raw);
         assert!(echoes(&slave));
         let panicked = std::panic::catch_unwind(|| {
@@ -189,7 +200,12 @@ mod tests {
     fn the_size_is_the_terminals() {
         let (master, slave) = terminal();
         assert_eq!(Size::of(&slave), None, "a new terminal tells none");
-        let size = termios::Winsize { ws_col: 132, ws_row: 43, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = termios::Winsize {
+            ws_col: 132,
+            ws_row: 43,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         termios::tcsetwinsize(&master, size).unwrap();
         let size = Size::of(&slave).unwrap();
         assert_eq!((size.columns, size.rows), (132, 43));

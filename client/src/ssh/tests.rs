@@ -24,7 +24,9 @@ use crate::testing::{FakeAgent, Script, pattern};
 fn request() -> Request {
     Request {
         target: "web-1".parse().unwrap(),
-        kind: OpenKind::Ssh { user: "ec2-user".parse().unwrap() },
+        kind: OpenKind::Ssh {
+            user: "ec2-user".parse().unwrap(),
+        },
     }
 }
 
@@ -50,18 +52,43 @@ struct Ends {
     control: mpsc::Sender<Control>,
 }
 
-fn streams(typed: bool) -> (Streams<DuplexStream, DuplexStream, DuplexStream>, mpsc::Receiver<Control>, Ends) {
+fn streams(
+    typed: bool,
+) -> (
+    Streams<DuplexStream, DuplexStream, DuplexStream>,
+    mpsc::Receiver<Control>,
+    Ends,
+) {
     let (input, far_input) = duplex(1 << 20);
     let (output, far_output) = duplex(1 << 20);
     let (error, far_error) = duplex(1 << 20);
     let (orders, control) = mpsc::channel(16);
-    let ends = Ends { input, output, error, control: orders };
-    (Streams { input: far_input, output: far_output, error: far_error, typed }, control, ends)
+    let ends = Ends {
+        input,
+        output,
+        error,
+        control: orders,
+    };
+    (
+        Streams {
+            input: far_input,
+            output: far_output,
+            error: far_error,
+            typed,
+        },
+        control,
+        ends,
+    )
 }
 
 async fn run_job(link: &mut Link, job: Job, input: &[u8]) -> Ran {
     let (streams, control, ends) = streams(false);
-    let Ends { input: mut typed, mut output, mut error, control: _orders } = ends;
+    let Ends {
+        input: mut typed,
+        mut output,
+        mut error,
+        control: _orders,
+    } = ends;
     let feed = async {
         typed.write_all(input).await.unwrap();
         typed.shutdown().await.unwrap();
@@ -72,7 +99,11 @@ async fn run_job(link: &mut Link, job: Job, input: &[u8]) -> Ran {
         tokio::try_join!(output.read_to_end(&mut out), error.read_to_string(&mut err)).unwrap();
     };
     let (status, _typed, ()) = tokio::join!(run(link, job, streams, control), feed, collect);
-    Ran { output: out, error: err, status }
+    Ran {
+        output: out,
+        error: err,
+        status,
+    }
 }
 
 async fn ran(agent: &FakeAgent, job: Job, input: &[u8]) -> Ran {
@@ -86,7 +117,9 @@ async fn ran(agent: &FakeAgent, job: Job, input: &[u8]) -> Ran {
 }
 
 async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it hangs")
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .expect("it hangs")
 }
 
 #[tokio::test]
@@ -101,14 +134,20 @@ async fn the_exit_status_is_the_commands() {
 
 #[tokio::test]
 async fn a_killed_command_counts_128_and_its_signal() {
-    let status = ran(&FakeAgent::start().await, job("signal TERM"), b"").await.status.unwrap();
+    let status = ran(&FakeAgent::start().await, job("signal TERM"), b"")
+        .await
+        .status
+        .unwrap();
     assert_eq!(status.code(), 143);
 }
 
 #[tokio::test]
 async fn standard_error_stays_apart() {
     let ran = ran(&FakeAgent::start().await, job("both"), b"").await;
-    assert_eq!((ran.output.as_slice(), ran.error.as_str()), (b"out\n".as_slice(), "err\n"));
+    assert_eq!(
+        (ran.output.as_slice(), ran.error.as_str()),
+        (b"out\n".as_slice(), "err\n")
+    );
 }
 
 #[tokio::test]
@@ -125,8 +164,14 @@ async fn bulk_in_both_directions_at_once_arrives_identical() {
     let sent = pattern(LENGTH, 2);
     let ran = ran(&agent, job(&format!("bulk {LENGTH}")), &sent).await;
     let (output, hash) = ran.output.split_at(LENGTH);
-    assert!(output == pattern(LENGTH, 1), "what came is not what the target sent");
-    assert_eq!(std::str::from_utf8(hash).unwrap(), hex::encode(digest(&SHA256, &sent)));
+    assert!(
+        output == pattern(LENGTH, 1),
+        "what came is not what the target sent"
+    );
+    assert_eq!(
+        std::str::from_utf8(hash).unwrap(),
+        hex::encode(digest(&SHA256, &sent))
+    );
 }
 
 #[tokio::test]
@@ -134,7 +179,12 @@ async fn variables_terminal_and_size_are_there_from_the_first_byte() {
     let wanted = Job {
         terminal: Some(TerminalRequest {
             kind: "xterm-256color".to_owned(),
-            size: Size { columns: 132, rows: 43, width: 0, height: 0 },
+            size: Size {
+                columns: 132,
+                rows: 43,
+                width: 0,
+                height: 0,
+            },
             modes: vec![(russh::Pty::ECHO, 1)],
         }),
         environment: vec![("LANG".to_owned(), "C.UTF-8".to_owned())],
@@ -156,7 +206,15 @@ async fn new_sizes_and_signals_reach_the_command() {
     let talk = async {
         let mut seen = vec![0; 6];
         ends.output.read_exact(&mut seen).await.unwrap();
-        ends.control.send(Control::Resize(Size { columns: 10, rows: 5, width: 0, height: 0 })).await.unwrap();
+        ends.control
+            .send(Control::Resize(Size {
+                columns: 10,
+                rows: 5,
+                width: 0,
+                height: 0,
+            }))
+            .await
+            .unwrap();
         let mut size = vec![0; 8];
         ends.output.read_exact(&mut size).await.unwrap();
         ends.control.send(Control::Signal("INT")).await.unwrap();
@@ -164,7 +222,8 @@ async fn new_sizes_and_signals_reach_the_command() {
         ends.output.read_to_string(&mut rest).await.unwrap();
         (String::from_utf8(size).unwrap(), rest)
     };
-    let (status, (size, signal)) = within(async { tokio::join!(run(&mut link, job("wait"), streams, control), talk) }).await;
+    let (status, (size, signal)) =
+        within(async { tokio::join!(run(&mut link, job("wait"), streams, control), talk) }).await;
     assert_eq!((size.as_str(), signal.as_str()), ("(10, 5)\n", "INT\n"));
     assert_eq!(status.unwrap(), Status::Exited(3));
 }
@@ -176,7 +235,9 @@ async fn a_tilde_and_a_dot_end_a_typed_session() {
     let mut link = Link::open(&gateway, &request(), None).await.unwrap();
     let (streams, control, mut ends) = streams(true);
     ends.input.write_all(b"ls\r~.").await.unwrap();
-    let status = within(run(&mut link, Job::default(), streams, control)).await.unwrap();
+    let status = within(run(&mut link, Job::default(), streams, control))
+        .await
+        .unwrap();
     assert_eq!(status, Status::Left);
     within(link.close()).await.unwrap();
 }
@@ -185,11 +246,32 @@ async fn a_tilde_and_a_dot_end_a_typed_session() {
 async fn a_refused_command_is_an_error_and_a_refused_terminal_a_warning() {
     let agent = FakeAgent::start().await;
     let refused = ran(&agent, job("refuse"), b"").await;
-    assert!(matches!(refused.status, Err(SshError::Refused { .. })), "{refused:?}");
-    let terminal = TerminalRequest { kind: "refused".to_owned(), size: Size::default(), modes: vec![] };
-    let warned = ran(&agent, Job { terminal: Some(terminal), ..job("status 0") }, b"").await;
+    assert!(
+        matches!(refused.status, Err(SshError::Refused { .. })),
+        "{refused:?}"
+    );
+    let terminal = TerminalRequest {
+        kind: "refused".to_owned(),
+        size: Size::default(),
+        modes: vec![],
+    };
+    let warned = ran(
+        &agent,
+        Job {
+            terminal: Some(terminal),
+            ..job("status 0")
+        },
+        b"",
+    )
+    .await;
     assert_eq!(warned.status.unwrap(), Status::Exited(0));
-    assert!(warned.error.starts_with("warning: the target gives no terminal"), "{}", warned.error);
+    assert!(
+        warned
+            .error
+            .starts_with("warning: the target gives no terminal"),
+        "{}",
+        warned.error
+    );
 }
 
 #[tokio::test]
@@ -198,20 +280,30 @@ async fn a_lost_network_is_no_end_of_file() {
     let gateway = agent.gateway().await;
     let mut link = Link::open(&gateway, &request(), None).await.unwrap();
     let ran = within(run_job(&mut link, job("bulk 10000000"), b"")).await;
-    let Err(error @ SshError::Protocol(_)) = ran.status else { panic!("{:?}", ran.status) };
+    let Err(error @ SshError::Protocol(_)) = ran.status else {
+        panic!("{:?}", ran.status)
+    };
     let error = UserError::from(link.why(error).await);
     assert_eq!(error.kind, crate::error::Kind::Unreachable);
-    assert!(error.message.starts_with("the network connection was lost"), "{error}");
+    assert!(
+        error.message.starts_with("the network connection was lost"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn an_end_for_the_agents_reasons_names_them() {
-    let agent = FakeAgent::start().await.script([Script::End(CloseReason::Policy, 100_000)]);
+    let agent = FakeAgent::start()
+        .await
+        .script([Script::End(CloseReason::Policy, 100_000)]);
     let gateway = agent.gateway().await;
     let mut link = Link::open(&gateway, &request(), None).await.unwrap();
     let ran = within(run_job(&mut link, job("bulk 10000000"), b"")).await;
     let error = link.why(ran.status.unwrap_err()).await;
-    assert_eq!(error.to_string(), "the session was ended: policy no longer allows it");
+    assert_eq!(
+        error.to_string(),
+        "the session was ended: policy no longer allows it"
+    );
 }
 
 fn denied(code: DenyCode, open_hash: Option<&str>) -> Denied {
@@ -235,7 +327,9 @@ async fn refusal(agent: &FakeAgent) -> UserError {
 
 #[tokio::test]
 async fn a_denial_is_told_with_its_session() {
-    let agent = FakeAgent::start().await.script([Script::Deny(denied(DenyCode::Policy, None))]);
+    let agent = FakeAgent::start()
+        .await
+        .script([Script::Deny(denied(DenyCode::Policy, None))]);
     let error = refusal(&agent).await;
     insta::assert_snapshot!(error, @"");
     assert_eq!(error.kind, crate::error::Kind::Denied);
@@ -245,21 +339,31 @@ async fn a_denial_is_told_with_its_session() {
 async fn a_fresh_code_is_given_once_for_this_very_request() {
     let wanted = Script::Deny(denied(DenyCode::StepUp, Some("right")));
     let agent = FakeAgent::start().await.script([wanted.clone()]);
-    assert_eq!(ran(&agent, job("status 0"), b"").await.status.unwrap(), Status::Exited(0));
+    assert_eq!(
+        ran(&agent, job("status 0"), b"").await.status.unwrap(),
+        Status::Exited(0)
+    );
     {
         let state = agent.state.lock().unwrap();
         assert_eq!(state.step_ups.len(), 1);
         assert_eq!(state.opens[1].approved, Some(SessionId::from_parts(5, 5)));
     }
     // A second demand for the same request is final.
-    agent.state.lock().unwrap().script.extend([wanted.clone(), wanted]);
+    agent
+        .state
+        .lock()
+        .unwrap()
+        .script
+        .extend([wanted.clone(), wanted]);
     assert_eq!(refusal(&agent).await.kind, crate::error::Kind::Denied);
     assert_eq!(agent.state.lock().unwrap().step_ups.len(), 2);
 }
 
 #[tokio::test]
 async fn no_code_is_given_for_a_request_that_was_not_made() {
-    let agent = FakeAgent::start().await.script([Script::Deny(denied(DenyCode::StepUp, Some("00")))]);
+    let agent = FakeAgent::start()
+        .await
+        .script([Script::Deny(denied(DenyCode::StepUp, Some("00")))]);
     let error = refusal(&agent).await;
     insta::assert_snapshot!(error, @"");
     assert!(agent.state.lock().unwrap().step_ups.is_empty());
@@ -269,9 +373,17 @@ async fn no_code_is_given_for_a_request_that_was_not_made() {
 async fn a_refused_certificate_is_renewed_once() {
     let refused = Script::Deny(denied(DenyCode::Certificate, None));
     let agent = FakeAgent::start().await.script([refused.clone()]);
-    assert_eq!(ran(&agent, job("status 0"), b"").await.status.unwrap(), Status::Exited(0));
+    assert_eq!(
+        ran(&agent, job("status 0"), b"").await.status.unwrap(),
+        Status::Exited(0)
+    );
     assert_eq!(agent.state.lock().unwrap().certificates, 2);
-    agent.state.lock().unwrap().script.extend([refused.clone(), refused]);
+    agent
+        .state
+        .lock()
+        .unwrap()
+        .script
+        .extend([refused.clone(), refused]);
     let error = refusal(&agent).await;
     assert_eq!(error.hint.as_deref(), Some("postern login"));
 }
@@ -280,9 +392,18 @@ async fn a_refused_certificate_is_renewed_once() {
 async fn a_log_that_was_rewritten_is_refused_in_the_next_session() {
     let agent = FakeAgent::start().await;
     ran(&agent, job("status 0"), b"").await.status.unwrap();
-    agent.state.lock().unwrap().script.push_back(Script::Rewrite);
+    agent
+        .state
+        .lock()
+        .unwrap()
+        .script
+        .push_back(Script::Rewrite);
     let error = refusal(&agent).await;
-    assert_eq!(agent.state.lock().unwrap().opens[1].known_size, Some(2), "grant and close were kept");
+    assert_eq!(
+        agent.state.lock().unwrap().opens[1].known_size,
+        Some(2),
+        "grant and close were kept"
+    );
     insta::assert_snapshot!(format!("{error}\nhint: {}", error.hint.as_deref().unwrap()), @"");
 }
 
@@ -299,16 +420,30 @@ async fn the_local_ssh_agent_is_lent_only_when_asked() {
         hello
     };
     let fake = FakeAgent::start().await;
-    let lent = Job { lend_agent: Some(path.clone()), ..job("ask-agent") };
+    let lent = Job {
+        lend_agent: Some(path.clone()),
+        ..job("ask-agent")
+    };
     let (ran, hello) = within(async { tokio::join!(ran(&fake, lent, b""), serve) }).await;
-    assert_eq!((&hello, ran.output.as_slice()), (b"hello agent", b"right".as_slice()));
+    assert_eq!(
+        (&hello, ran.output.as_slice()),
+        (b"hello agent", b"right".as_slice())
+    );
 }
 
-async fn forwarding(agent: &FakeAgent, forwards: Forwards) -> (Arc<Gateway>, Link, super::forward::Running) {
+async fn forwarding(
+    agent: &FakeAgent,
+    forwards: Forwards,
+) -> (Arc<Gateway>, Link, super::forward::Running) {
     let gateway = agent.gateway().await;
     let link = Link::open(&gateway, &request(), None).await.unwrap();
     let running = forwards
-        .start(&gateway, &request(), link.membership(), Printer::plain_json())
+        .start(
+            &gateway,
+            &request(),
+            link.membership(),
+            Printer::plain_json(),
+        )
         .await
         .unwrap();
     (gateway, link, running)
@@ -329,7 +464,14 @@ async fn a_local_forward_reaches_what_the_target_reaches_on_a_pipe_of_its_own() 
     let port = free_port().await;
     let agent = FakeAgent::start().await;
     let local = vec![Local::parse(&format!("{port}:db.internal:{to}")).unwrap()];
-    let (_gateway, mut link, _running) = forwarding(&agent, Forwards { local, ..Forwards::default() }).await;
+    let (_gateway, mut link, _running) = forwarding(
+        &agent,
+        Forwards {
+            local,
+            ..Forwards::default()
+        },
+    )
+    .await;
     let mut near = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (mut far, _) = target.accept().await.unwrap();
     near.write_all(b"ping").await.unwrap();
@@ -356,7 +498,14 @@ async fn a_socks_forward_connects_by_name() {
     let port = free_port().await;
     let agent = FakeAgent::start().await;
     let dynamic = vec![Dynamic::parse(&port.to_string()).unwrap()];
-    let (_gateway, _link, _running) = forwarding(&agent, Forwards { dynamic, ..Forwards::default() }).await;
+    let (_gateway, _link, _running) = forwarding(
+        &agent,
+        Forwards {
+            dynamic,
+            ..Forwards::default()
+        },
+    )
+    .await;
     let mut near = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     near.write_all(&[5, 1, 0]).await.unwrap();
     let mut method = [0; 2];
@@ -381,9 +530,19 @@ async fn a_listener_that_the_target_refuses_is_an_error() {
     let gateway = agent.gateway().await;
     let link = Link::open(&gateway, &request(), None).await.unwrap();
     let remote = vec![Remote::parse("1:localhost:2").unwrap()];
-    let started = Forwards { remote, ..Forwards::default() }
-        .start(&gateway, &request(), link.membership(), Printer::plain_json())
-        .await;
-    let Err(error) = started else { panic!("it listens") };
+    let started = Forwards {
+        remote,
+        ..Forwards::default()
+    }
+    .start(
+        &gateway,
+        &request(),
+        link.membership(),
+        Printer::plain_json(),
+    )
+    .await;
+    let Err(error) = started else {
+        panic!("it listens")
+    };
     insta::assert_snapshot!(error, @"");
 }

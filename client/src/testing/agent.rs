@@ -11,8 +11,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use postern_proto::gateway::frame::{self, FrameKind, HEADER, Piece};
 use postern_proto::gateway::message::{
-    Close, CloseReason, Denied, Granted, GrantedTarget, HexSecret, HostKeyCheck, HostKeySeen, JOIN_EXPORTER,
-    Open, OpenKind, join_proof,
+    Close, CloseReason, Denied, Granted, GrantedTarget, HexSecret, HostKeyCheck, HostKeySeen,
+    JOIN_EXPORTER, Open, OpenKind, join_proof,
 };
 use postern_proto::gateway::pipe::Event;
 use postern_proto::gateway::{ALPN_HTTP, ALPN_PIPE};
@@ -101,7 +101,13 @@ impl FakeAgent {
             }
         });
         let folder = tempfile::tempdir().unwrap();
-        Self { profile, state, folder, pki, _serving: serving }
+        Self {
+            profile,
+            state,
+            folder,
+            pki,
+            _serving: serving,
+        }
     }
 
     pub(crate) fn script(self, script: impl IntoIterator<Item = Script>) -> Self {
@@ -118,8 +124,14 @@ impl FakeAgent {
     }
 
     /// With this agent's identity towards another one.
-    pub(crate) async fn gateway_to(&self, profile: AgentProfile) -> Result<Arc<Gateway>, GatewayError> {
-        let identity = FakeIdentity { pki: Arc::clone(&self.pki), state: Arc::clone(&self.state) };
+    pub(crate) async fn gateway_to(
+        &self,
+        profile: AgentProfile,
+    ) -> Result<Arc<Gateway>, GatewayError> {
+        let identity = FakeIdentity {
+            pki: Arc::clone(&self.pki),
+            state: Arc::clone(&self.state),
+        };
         Gateway::new(profile, Arc::new(identity), self.folder.path()).await
     }
 
@@ -155,9 +167,15 @@ impl Identity for FakeIdentity {
 }
 
 async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
-    let exporter = connection.get_ref().1.export_keying_material([0; 32], JOIN_EXPORTER, None).unwrap();
+    let exporter = connection
+        .get_ref()
+        .1
+        .export_keying_material([0; 32], JOIN_EXPORTER, None)
+        .unwrap();
     let mut wire = Wire::new(connection, Bytes::new());
-    let Ok(Piece::Frame(FrameKind::Open, body)) = poll_fn(|cx| wire.poll_piece(cx)).await else { return };
+    let Ok(Piece::Frame(FrameKind::Open, body)) = poll_fn(|cx| wire.poll_piece(cx)).await else {
+        return;
+    };
     let open: Open = serde_json::from_slice(&body).unwrap();
     let session = SessionId::from_parts(1, 1);
     if let Some(join) = &open.join {
@@ -174,7 +192,9 @@ async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
     };
     if let Some(Script::Deny(mut denied)) = script {
         if denied.open_hash.as_deref() == Some("right") {
-            denied.open_hash = Some(hex::encode(postern_proto::gateway::message::open_hash(&open)));
+            denied.open_hash = Some(hex::encode(postern_proto::gateway::message::open_hash(
+                &open,
+            )));
         }
         let body = serde_json::to_vec(&denied).unwrap();
         wire.say(frame::control(FrameKind::Denied, &body).unwrap());
@@ -183,7 +203,13 @@ async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
         let _gone = poll_fn(|cx| wire.poll_piece(cx)).await;
         return;
     }
-    let pipe = state.lock().unwrap().opens.iter().filter(|open| open.join.is_some()).count();
+    let pipe = state
+        .lock()
+        .unwrap()
+        .opens
+        .iter()
+        .filter(|open| open.join.is_some())
+        .count();
     let granted = Granted {
         session,
         pipe: pipe as u32,
@@ -193,7 +219,10 @@ async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
             id: "i-0123456789abcdef0".parse().unwrap(),
             name: "web-1".to_owned(),
             address: "10.0.0.5:22".to_owned(),
-            host_key: Some(HostKeySeen { fingerprint: "SHA256:abc".to_owned(), check: HostKeyCheck::Pinned }),
+            host_key: Some(HostKeySeen {
+                fingerprint: "SHA256:abc".to_owned(),
+                check: HostKeyCheck::Pinned,
+            }),
         },
         policies: vec!["operators".to_owned()],
         assurance: Assurance::AwsMfa,
@@ -296,9 +325,23 @@ fn say_close(
     exit_status: Option<u32>,
 ) {
     // Of the checkpoint in `Granted`: its size stands in its second line.
-    let known = granted.evidence.checkpoint.lines().nth(1).unwrap().parse().unwrap();
+    let known = granted
+        .evidence
+        .checkpoint
+        .lines()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     let evidence = Some(state.lock().unwrap().log.append("closed", Some(known)));
-    wire.machine_mut().send_close(Close { reason, message: None, exit_status, sent: 0, received: 0, evidence });
+    wire.machine_mut().send_close(Close {
+        reason,
+        message: None,
+        exit_status,
+        sent: 0,
+        received: 0,
+        evidence,
+    });
 }
 
 async fn step<L: AsyncRead + AsyncWrite + Unpin>(

@@ -21,7 +21,12 @@ impl Pki {
     pub(crate) fn new() -> Self {
         let (server, server_pem, _) = authority();
         let (client, _, client_ca) = authority();
-        Self { server, server_pem: server_pem.into_bytes(), client, client_ca }
+        Self {
+            server,
+            server_pem: server_pem.into_bytes(),
+            client,
+            client_ca,
+        }
     }
 
     /// A server that speaks `alpn` and demands a certificate of the client CA.
@@ -36,7 +41,8 @@ impl Pki {
         let mut roots = RootCertStore::empty();
         roots.add(self.client_ca.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
@@ -64,7 +70,11 @@ fn authority() -> (Issuer<'static, KeyPair>, String, CertificateDer<'static>) {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap();
-    (Issuer::new(params, key), certificate.pem(), certificate.der().clone())
+    (
+        Issuer::new(params, key),
+        certificate.pem(),
+        certificate.der().clone(),
+    )
 }
 
 fn private(key: &KeyPair) -> PrivateKeyDer<'static> {

@@ -26,14 +26,23 @@ pub(super) fn host_ca() -> String {
 
 pub(super) async fn serve(stream: DuplexStream, user: LoginUser, status: Arc<Mutex<Option<u32>>>) {
     let mut builder = Builder::new([7; 16], key(4).public_key(), 0, u64::MAX).unwrap();
-    builder.cert_type(CertType::Host).unwrap().all_principals_valid().unwrap();
+    builder
+        .cert_type(CertType::Host)
+        .unwrap()
+        .all_principals_valid()
+        .unwrap();
     let config = Config {
         keys: vec![key(4)],
         certificates: vec![builder.sign(&key(3)).unwrap()],
         auth_rejection_time_initial: Some(std::time::Duration::ZERO),
         ..Config::default()
     };
-    let server = Server { user, status, channels: HashMap::new(), told: HashMap::new() };
+    let server = Server {
+        user,
+        status,
+        channels: HashMap::new(),
+        told: HashMap::new(),
+    };
     if let Ok(session) = russh::server::run_stream(Arc::new(config), stream, server).await {
         let _ended = session.await;
     }
@@ -58,7 +67,10 @@ struct Server {
 impl Server {
     fn start(&mut self, id: ChannelId, command: String, session: &mut Session) {
         session.channel_success(id).unwrap();
-        let (mut told, channel) = (self.told.remove(&id).unwrap_or_default(), self.channels.remove(&id).unwrap());
+        let (mut told, channel) = (
+            self.told.remove(&id).unwrap_or_default(),
+            self.channels.remove(&id).unwrap(),
+        );
         let (sizes, signals) = (watch::Sender::new((0, 0)), watch::Sender::new(None));
         told.size = Some(sizes);
         told.signal = Some(signals);
@@ -67,7 +79,13 @@ impl Server {
         tokio::spawn(async move {
             let id = channel.id();
             let (reader, writer) = channel.split();
-            let mut job = Job { id, handle, reader, writer, told };
+            let mut job = Job {
+                id,
+                handle,
+                reader,
+                writer,
+                told,
+            };
             let exit = job.run(&command).await;
             match exit {
                 Ok(code) => {
@@ -76,7 +94,10 @@ impl Server {
                 }
                 Err(signal) => {
                     let told = "core? no".to_owned();
-                    let _ = job.handle.exit_signal_request(id, signal, false, told, String::new()).await;
+                    let _ = job
+                        .handle
+                        .exit_signal_request(id, signal, false, told, String::new())
+                        .await;
                 }
             }
             let _ = job.writer.eof().await;
@@ -95,7 +116,10 @@ struct Job {
 
 impl Job {
     async fn say(&self, text: &str) {
-        let _ = self.writer.data_bytes(Bytes::copy_from_slice(text.as_bytes())).await;
+        let _ = self
+            .writer
+            .data_bytes(Bytes::copy_from_slice(text.as_bytes()))
+            .await;
     }
 
     async fn run(&mut self, command: &str) -> Result<u32, Sig> {
@@ -104,15 +128,22 @@ impl Job {
             ("signal", "TERM") => return Err(Sig::TERM),
             ("both", _) => {
                 self.say("out\n").await;
-                let _ = self.writer.extended_data_bytes(1, Bytes::from_static(b"err\n")).await;
+                let _ = self
+                    .writer
+                    .extended_data_bytes(1, Bytes::from_static(b"err\n"))
+                    .await;
             }
-            ("cat", _) => while let Some(message) = self.reader.wait().await {
-                match message {
-                    ChannelMsg::Data { data } => { let _ = self.writer.data_bytes(data).await; }
-                    ChannelMsg::Eof => break,
-                    _ => {}
+            ("cat", _) => {
+                while let Some(message) = self.reader.wait().await {
+                    match message {
+                        ChannelMsg::Data { data } => {
+                            let _ = self.writer.data_bytes(data).await;
+                        }
+                        ChannelMsg::Eof => break,
+                        _ => {}
+                    }
                 }
-            },
+            }
             // Sends as many bytes as it is told while it takes all that comes, then the hash of that.
             ("bulk", length) => {
                 let sent = Bytes::from(pattern(length.parse().unwrap(), 1));
@@ -126,12 +157,20 @@ impl Job {
                         }
                     }
                 };
-                tokio::join!(self.writer.data_bytes(sent), receive).0.unwrap();
+                tokio::join!(self.writer.data_bytes(sent), receive)
+                    .0
+                    .unwrap();
                 self.say(&hex::encode(digest(&SHA256, &got))).await;
             }
             ("told", _) => {
-                let Told { environment, terminal, agent, .. } = &self.told;
-                self.say(&format!("{environment:?} {terminal:?} agent={agent}")).await;
+                let Told {
+                    environment,
+                    terminal,
+                    agent,
+                    ..
+                } = &self.told;
+                self.say(&format!("{environment:?} {terminal:?} agent={agent}"))
+                    .await;
             }
             // A new size or a signal is printed; a signal ends it.
             ("wait", _) => {
@@ -154,7 +193,12 @@ impl Job {
                 }
             }
             ("ask-agent", _) => {
-                let mut channel = self.handle.channel_open_agent().await.unwrap().into_stream();
+                let mut channel = self
+                    .handle
+                    .channel_open_agent()
+                    .await
+                    .unwrap()
+                    .into_stream();
                 channel.write_all(b"hello agent").await.unwrap();
                 let mut answer = [0; 5];
                 channel.read_exact(&mut answer).await.unwrap();
@@ -162,7 +206,10 @@ impl Job {
             }
             ("callback", port) => {
                 let port = port.parse().unwrap();
-                let opened = self.handle.channel_open_forwarded_tcpip("localhost", port, "127.0.0.1", 9).await;
+                let opened = self
+                    .handle
+                    .channel_open_forwarded_tcpip("localhost", port, "127.0.0.1", 9)
+                    .await;
                 let mut channel = opened.unwrap().into_stream();
                 channel.write_all(b"ping").await.unwrap();
                 let mut answer = [0; 4];
@@ -174,7 +221,9 @@ impl Job {
                 self.say("$ ").await;
                 let mut line = String::new();
                 while let Some(message) = self.reader.wait().await {
-                    let ChannelMsg::Data { data } = message else { continue };
+                    let ChannelMsg::Data { data } = message else {
+                        continue;
+                    };
                     line.push_str(&String::from_utf8_lossy(&data));
                     self.say(&String::from_utf8_lossy(&data)).await;
                     if let Some(code) = line.trim_end_matches(['\r', '\n']).strip_prefix("exit ")
@@ -212,7 +261,11 @@ impl Handler for Server {
     type Error = russh::Error;
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
-        Ok(if user == self.user.as_str() { Auth::Accept } else { Auth::reject() })
+        Ok(if user == self.user.as_str() {
+            Auth::Accept
+        } else {
+            Auth::reject()
+        })
     }
 
     async fn channel_open_session(
@@ -236,9 +289,16 @@ impl Handler for Server {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let host = if host == "db.internal" { "127.0.0.1" } else { host }.to_owned();
+        let host = if host == "db.internal" {
+            "127.0.0.1"
+        } else {
+            host
+        }
+        .to_owned();
         tokio::spawn(async move {
-            let Ok(mut socket) = TcpStream::connect((host.as_str(), port as u16)).await else { return };
+            let Ok(mut socket) = TcpStream::connect((host.as_str(), port as u16)).await else {
+                return;
+            };
             reply.accept().await;
             let mut channel = channel.into_stream();
             let _ended = tokio::io::copy_bidirectional(&mut channel, &mut socket).await;
@@ -246,7 +306,12 @@ impl Handler for Server {
         Ok(())
     }
 
-    async fn tcpip_forward(&mut self, _address: &str, port: &mut u32, _session: &mut Session) -> Result<bool, Self::Error> {
+    async fn tcpip_forward(
+        &mut self,
+        _address: &str,
+        port: &mut u32,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
         if *port == 0 {
             *port = 40_000;
         }
@@ -260,7 +325,11 @@ impl Handler for Server {
         value: &str,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.told.entry(channel).or_default().environment.push(format!("{name}={value}"));
+        self.told
+            .entry(channel)
+            .or_default()
+            .environment
+            .push(format!("{name}={value}"));
         Ok(())
     }
 
@@ -278,11 +347,16 @@ impl Handler for Server {
         if term == "refused" {
             return session.channel_failure(channel);
         }
-        self.told.entry(channel).or_default().terminal = Some((term.to_owned(), columns, rows, modes.len().min(1)));
+        self.told.entry(channel).or_default().terminal =
+            Some((term.to_owned(), columns, rows, modes.len().min(1)));
         session.channel_success(channel)
     }
 
-    async fn agent_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<bool, Self::Error> {
+    async fn agent_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
         self.told.entry(channel).or_default().agent = true;
         session.channel_success(channel)?;
         Ok(true)
@@ -303,19 +377,37 @@ impl Handler for Server {
         Ok(())
     }
 
-    async fn signal(&mut self, channel: ChannelId, signal: Sig, _session: &mut Session) -> Result<(), Self::Error> {
-        if let Some(signals) = self.told.get(&channel).and_then(|told| told.signal.as_ref()) {
+    async fn signal(
+        &mut self,
+        channel: ChannelId,
+        signal: Sig,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if let Some(signals) = self
+            .told
+            .get(&channel)
+            .and_then(|told| told.signal.as_ref())
+        {
             signals.send_replace(Some(format!("{signal:?}")));
         }
         Ok(())
     }
 
-    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+    async fn shell_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
         self.start(channel, String::new(), session);
         Ok(())
     }
 
-    async fn exec_request(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        data: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
         if data == b"refuse" {
             return session.channel_failure(channel);
         }

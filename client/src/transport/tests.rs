@@ -13,12 +13,18 @@ use crate::testing::{FakeAgent, Pki};
 fn told(error: TransportError, address: &str) -> String {
     let error = Error::from(error);
     assert_eq!(error.kind, Kind::Unreachable);
-    format!("{}\nhint: {}", error.message.replace(address, "ADDRESS"), error.hint.unwrap())
+    format!(
+        "{}\nhint: {}",
+        error.message.replace(address, "ADDRESS"),
+        error.hint.unwrap()
+    )
 }
 
 async fn failure(agent: &FakeAgent, profile: &AgentProfile) -> String {
     let dialer = Dialer::new(profile, &agent.pki().client()).unwrap();
-    let Err(error) = dialer.pipe().await else { panic!("it connected") };
+    let Err(error) = dialer.pipe().await else {
+        panic!("it connected")
+    };
     told(error, &profile.address)
 }
 
@@ -28,14 +34,23 @@ async fn the_key_exchange_is_hybrid_post_quantum_and_the_protocol_1_3() {
     let dialer = Dialer::new(&agent.profile, &agent.pki().client()).unwrap();
     let first = dialer.pipe().await.unwrap();
     let tls = first.get_ref().1;
-    assert_eq!(tls.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
-    assert_eq!(tls.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+    assert_eq!(
+        tls.protocol_version(),
+        Some(rustls::ProtocolVersion::TLSv1_3)
+    );
+    assert_eq!(
+        tls.negotiated_key_exchange_group().unwrap().name(),
+        NamedGroup::X25519MLKEM768
+    );
 }
 
 #[tokio::test]
 async fn a_server_of_another_ca_is_not_the_agent() {
     let agent = FakeAgent::start().await;
-    let profile = AgentProfile { ca: Pki::new().server_pem, ..agent.profile.clone() };
+    let profile = AgentProfile {
+        ca: Pki::new().server_pem,
+        ..agent.profile.clone()
+    };
     insta::assert_snapshot!(failure(&agent, &profile).await, @"");
 }
 
@@ -54,8 +69,15 @@ async fn an_expired_agent_says_so() {
 #[tokio::test]
 async fn nobody_there_is_told_with_the_address() {
     let agent = FakeAgent::start().await;
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let profile = AgentProfile { address: free.to_string(), ..agent.profile.clone() };
+    let free = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let profile = AgentProfile {
+        address: free.to_string(),
+        ..agent.profile.clone()
+    };
     insta::assert_snapshot!(failure(&agent, &profile).await, @"");
 }
 
@@ -68,10 +90,17 @@ async fn a_client_certificate_that_the_agent_refuses_asks_for_a_new_one_and_then
     let gateway = stranger.gateway_to(profile.clone()).await.unwrap();
     let request = Request {
         target: "web-1".parse().unwrap(),
-        kind: OpenKind::Tunnel { host: None, port: 5432 },
+        kind: OpenKind::Tunnel {
+            host: None,
+            port: 5432,
+        },
     };
-    let Err(error) = gateway.open(&request, &bytes::Bytes::new()).await else { panic!("it opened") };
-    let GatewayError::Transport(error) = error else { panic!("{error}") };
+    let Err(error) = gateway.open(&request, &bytes::Bytes::new()).await else {
+        panic!("it opened")
+    };
+    let GatewayError::Transport(error) = error else {
+        panic!("{error}")
+    };
     insta::assert_snapshot!(told(error, &profile.address), @"");
     assert_eq!(stranger.state.lock().unwrap().certificates, 2);
 }
@@ -79,7 +108,12 @@ async fn a_client_certificate_that_the_agent_refuses_asks_for_a_new_one_and_then
 #[tokio::test]
 async fn a_profile_without_a_ca_is_unusable() {
     let agent = FakeAgent::start().await;
-    let profile = AgentProfile { ca: b"nothing".to_vec(), ..agent.profile.clone() };
-    let Err(error) = Dialer::new(&profile, &agent.pki().client()) else { panic!("it is usable") };
+    let profile = AgentProfile {
+        ca: b"nothing".to_vec(),
+        ..agent.profile.clone()
+    };
+    let Err(error) = Dialer::new(&profile, &agent.pki().client()) else {
+        panic!("it is usable")
+    };
     insta::assert_snapshot!(error, @"");
 }

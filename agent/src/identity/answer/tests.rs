@@ -57,24 +57,31 @@ fn doubled_elements_are_refused() {
         count: 2,
     };
     assert_eq!(refused(&body), fault);
-    let whole: String = GOOD
-        .lines()
-        .skip(2)
-        .take(5)
-        .collect::<Vec<_>>()
-        .join("\n");
-    let body = GOOD.replace("  <ResponseMetadata>", &format!("{whole}<ResponseMetadata>"));
-    assert!(matches!(refused(&body), AnswerFault::Count { count: 2, .. }));
+    let whole: String = GOOD.lines().skip(2).take(5).collect::<Vec<_>>().join("\n");
+    let body = GOOD.replace(
+        "  <ResponseMetadata>",
+        &format!("{whole}<ResponseMetadata>"),
+    );
+    assert!(matches!(
+        refused(&body),
+        AnswerFault::Count { count: 2, .. }
+    ));
 }
 
 #[test]
 fn an_absent_element_or_one_elsewhere_is_refused() {
     let body = GOOD.replace("<Arn>arn:aws:iam::111122223333:user/alice</Arn>", "");
-    assert!(matches!(refused(&body), AnswerFault::Count { count: 0, .. }));
+    assert!(matches!(
+        refused(&body),
+        AnswerFault::Count { count: 0, .. }
+    ));
     let nested = GOOD
         .replace("<Arn>", "<Inner><Arn>")
         .replace("</Arn>", "</Arn></Inner>");
-    assert!(matches!(refused(&nested), AnswerFault::Count { count: 0, .. }));
+    assert!(matches!(
+        refused(&nested),
+        AnswerFault::Count { count: 0, .. }
+    ));
 }
 
 #[test]
@@ -83,16 +90,16 @@ fn another_root_or_namespace_is_refused() {
     assert_eq!(refused(ASSUMED), root);
     assert_eq!(refused(&GOOD.replace("2011-06-15", "2011-06-16")), root);
     assert_eq!(refused(&GOOD.replace(" xmlns=", " xmlns:a=")), root);
-    assert_eq!(
-        refused(&GOOD.replace(" xmlns=", " a=\"b\" xmlns=")),
-        root
-    );
+    assert_eq!(refused(&GOOD.replace(" xmlns=", " a=\"b\" xmlns=")), root);
     assert!(matches!(
         refused(&GOOD.replace("<Account>", "<Account xmlns=\"x\">")),
         AnswerFault::Unexpected("an attribute")
     ));
     let prefixed = GOOD.replace("Account>", "a:Account>");
-    assert_eq!(refused(&prefixed), AnswerFault::Unexpected("a namespace prefix"));
+    assert_eq!(
+        refused(&prefixed),
+        AnswerFault::Unexpected("a namespace prefix")
+    );
 }
 
 #[test]
@@ -116,7 +123,10 @@ fn a_document_type_or_an_entity_is_refused() {
 #[test]
 fn trailing_data_is_refused() {
     for tail in ["x", "<a/>", "{}", "<!-- -->", "<?x?>", "&amp;"] {
-        assert!(identity(format!("{GOOD}{tail}").as_bytes()).is_err(), "{tail}");
+        assert!(
+            identity(format!("{GOOD}{tail}").as_bytes()).is_err(),
+            "{tail}"
+        );
     }
     assert!(identity(format!("{GOOD}\n\n").as_bytes()).is_ok());
     assert!(identity(format!("x{GOOD}").as_bytes()).is_err());

@@ -3,7 +3,9 @@ use std::sync::Mutex;
 use aws_credential_types::Credentials;
 
 use super::*;
-use crate::identity::testing::{Bench, FakeSts, ROLE, Reply, Seen, assumed_xml, error, http, remember};
+use crate::identity::testing::{
+    Bench, FakeSts, ROLE, Reply, Seen, assumed_xml, error, http, remember,
+};
 
 const GOOD: &str = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"sts:AssumeRole","Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"},"NumericLessThan":{"aws:MultiFactorAuthAge":"43200"}}}]}"#;
 
@@ -63,7 +65,8 @@ async fn a_role_that_demands_mfa_and_denies_without_it_passes() {
 
 #[tokio::test]
 async fn a_role_that_lost_its_mfa_condition_is_found() {
-    const LOST: &str = r#"{"Statement":[{"Effect":"Allow","Principal":"*","Action":"sts:AssumeRole"}]}"#;
+    const LOST: &str =
+        r#"{"Statement":[{"Effect":"Allow","Principal":"*","Action":"sts:AssumeRole"}]}"#;
     let (_sts, bench) = aws(LOST, || error("AccessDenied")).await;
     let fault = attestation(&bench).check().await.unwrap_err();
     assert!(matches!(fault, AttestationFault::Policy { .. }), "{fault}");
@@ -92,7 +95,10 @@ async fn a_check_that_cannot_be_made_is_a_fault() {
         .parse()
         .unwrap();
     let fault = attestation(&bench).check().await.unwrap_err();
-    assert!(matches!(fault, AttestationFault::Unreadable { .. }), "{fault}");
+    assert!(
+        matches!(fault, AttestationFault::Unreadable { .. }),
+        "{fault}"
+    );
 }
 
 #[tokio::test]
@@ -112,15 +118,26 @@ async fn a_fault_closes_enrolment_and_is_an_event_and_recovery_opens_it() {
     let (record, events) = remember();
     let state = Attestation::channel();
     let mut watched = state.subscribe();
-    assert!(matches!(&*watched.borrow(), AttestationState::Closed(_)), "closed before the first check");
+    assert!(
+        matches!(&*watched.borrow(), AttestationState::Closed(_)),
+        "closed before the first check"
+    );
     let run = attestation.run(state, record);
     let story = async {
         watched.changed().await.unwrap();
-        assert!(matches!(&*watched.borrow(), AttestationState::Closed(why) if why.contains("Unexpected")));
+        assert!(
+            matches!(&*watched.borrow(), AttestationState::Closed(why) if why.contains("Unexpected"))
+        );
         *sound.lock().unwrap() = true;
-        watched.wait_for(|state| *state == AttestationState::Open).await.unwrap();
+        watched
+            .wait_for(|state| *state == AttestationState::Open)
+            .await
+            .unwrap();
         *sound.lock().unwrap() = false;
-        watched.wait_for(|state| *state != AttestationState::Open).await.unwrap();
+        watched
+            .wait_for(|state| *state != AttestationState::Open)
+            .await
+            .unwrap();
     };
     let bounded = tokio::time::timeout(Duration::from_secs(60), story);
     tokio::select! {
@@ -179,6 +196,24 @@ fn every_attestation_fault_reads_well() {
         AttestationFault::Deadline,
         AttestationFault::Client("no PEM".to_owned()),
     ];
-    let text: Vec<_> = faults.iter().map(|f| format!("{f}\n  hint: {}", f.hint())).collect();
-    insta::assert_snapshot!(text.join("\n"), @"");
+    let text: Vec<_> = faults
+        .iter()
+        .map(|f| format!("{f}\n  hint: {}", f.hint()))
+        .collect();
+    insta::assert_snapshot!(text.join("\n"), @r"
+    the attestation role arn:aws:iam::111122223333:role/postern-attest is unsound: statement 1 of the trust policy allows without `Bool`: {`aws:MultiFactorAuthPresent`: `true`} (`BoolIfExists` does not count: an absent key would pass)
+      hint: restore the trust policy: every Allow needs Bool aws:MultiFactorAuthPresent true and NumericLessThan aws:MultiFactorAuthAge at most attestation.mfa_max_age
+    the attestation role arn:aws:iam::111122223333:role/postern-attest is unsound: statement 2 of the trust policy allows without `NumericLessThan`: {`aws:MultiFactorAuthAge`: at most `43200`}
+      hint: restore the trust policy: every Allow needs Bool aws:MultiFactorAuthPresent true and NumericLessThan aws:MultiFactorAuthAge at most attestation.mfa_max_age
+    the trust policy of the attestation role arn:aws:iam::111122223333:role/postern-attest cannot be read: AccessDenied: no
+      hint: allow the agent's own role iam:GetRole on the attestation role
+    the attestation role arn:aws:iam::111122223333:role/postern-attest can be assumed without MFA: this agent just did
+      hint: restore the trust policy: every Allow needs Bool aws:MultiFactorAuthPresent true and NumericLessThan aws:MultiFactorAuthAge at most attestation.mfa_max_age
+    it is not known whether the attestation role arn:aws:iam::111122223333:role/postern-attest demands MFA: dispatch failure
+      hint: check that the agent has AWS credentials of its own and reaches STS and IAM
+    the attestation role could not be checked in time
+      hint: check that the agent has AWS credentials of its own and reaches STS and IAM
+    the attestation role cannot be checked: no PEM
+      hint: check `sts.ca_bundle` in agent.toml
+    ");
 }

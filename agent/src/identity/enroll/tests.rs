@@ -90,9 +90,16 @@ impl Lab {
     }
 
     fn facts(&self) -> Vec<Fact> {
-        self.events.lock().unwrap().iter().map(|event| event.fact.clone()).collect()
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|event| event.fact.clone())
+            .collect()
     }
 }
+
+type Spoiler = Box<dyn FnOnce(&mut Proof) + Send>;
 
 /// A client as it should be, with a place to spoil its proof.
 struct Client {
@@ -107,7 +114,7 @@ struct Client {
     nonce: Option<[u8; 32]>,
     step_up: Option<StepUp>,
     claimed_end: Option<i64>,
-    spoil: Box<dyn FnOnce(&mut Proof) + Send>,
+    spoil: Spoiler,
     raw: Option<Vec<u8>>,
 }
 
@@ -193,14 +200,15 @@ impl Client {
         }
         .bind();
         let date = date_of(now() + self.skew);
-        let code = self.step_up.as_ref().map(|s| (s.serial.as_str(), s.code.as_str()));
+        let code = self
+            .step_up
+            .as_ref()
+            .map(|s| (s.serial.as_str(), s.code.as_str()));
         let identity = StsRequest::identity(&challenge.sts_host, &bind);
         let attest = StsRequest::attest(&challenge.sts_host, &bind, self.role, code);
-        let pair = EcdsaKeyPair::from_pkcs8(
-            &ECDSA_P256_SHA256_ASN1_SIGNING,
-            self.key.serialized_der(),
-        )
-        .unwrap();
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, self.key.serialized_der())
+                .unwrap();
         let signature = pair
             .sign(&SystemRandom::new(), &key_challenge(&nonce, &self.exporter))
             .unwrap();
@@ -233,7 +241,10 @@ async fn an_mfa_session_gets_a_certificate_that_says_what_aws_attested() {
     let chain = ca::certificates_from_pem(chain.as_bytes()).unwrap();
     assert_eq!(chain[1], *lab.bench.client_ca.certificate());
     let read = ClientCertificate::from_der(&chain[0]).unwrap();
-    assert_eq!(read.subject.principal.key(), format!("111122223333/{ALICE}"));
+    assert_eq!(
+        read.subject.principal.key(),
+        format!("111122223333/{ALICE}")
+    );
     assert_eq!(read.subject.assurance, Assurance::AwsMfa);
     assert_eq!(read.subject.aws_request_ids, ["request-1", "request-2"]);
     assert_eq!(read.key_hash, ca::client::key_hash(&spki));
@@ -280,7 +291,10 @@ async fn only_the_signed_headers_and_fixed_ones_reach_sts() {
     assert_eq!(seen[0].form("Action"), Some("GetCallerIdentity"));
     assert_eq!(seen[1].form("Action"), Some("AssumeRole"));
     assert!(seen[1].form("Policy").unwrap().contains("Deny"));
-    assert_eq!(seen[0].header("postern-bind"), seen[1].form("RoleSessionName").unwrap());
+    assert_eq!(
+        seen[0].header("postern-bind"),
+        seen[1].form("RoleSessionName").unwrap()
+    );
 }
 
 #[tokio::test]
@@ -288,7 +302,9 @@ async fn a_session_without_mfa_is_refused() {
     let lab = Lab::new(genuine(false)).await;
     assert_eq!(lab.refused(client()).await.0, RefuseCode::Mfa);
     // AWS had said who it was: an event of its own.
-    assert!(matches!(lab.facts().as_slice(), [Fact::EnrollmentRefused { code, .. }] if code == "mfa"));
+    assert!(
+        matches!(lab.facts().as_slice(), [Fact::EnrollmentRefused { code, .. }] if code == "mfa")
+    );
 }
 
 #[tokio::test]
@@ -311,7 +327,10 @@ async fn a_proof_for_another_connection_agent_nonce_or_role_is_refused() {
     let (outcome, _) = lab.connect(client(), [8; 32]).await;
     assert!(matches!(
         outcome,
-        Some(Outcome::Refused { code: RefuseCode::Proof, .. })
+        Some(Outcome::Refused {
+            code: RefuseCode::Proof,
+            ..
+        })
     ));
     let replayed = Client {
         nonce: Some([3; 32]),
@@ -364,7 +383,7 @@ async fn a_proof_whose_key_signature_was_moved_to_another_nonce_fails_at_aws() {
 async fn every_altered_field_of_a_proof_is_refused() {
     let lab = Lab::new(genuine(true)).await;
     let other = || URL_SAFE_NO_PAD.encode(KeyPair::generate().unwrap().subject_public_key_info());
-    let spoilers: Vec<Box<dyn FnOnce(&mut Proof) + Send>> = vec![
+    let spoilers: Vec<Spoiler> = vec![
         Box::new(move |p| p.public_key = other()),
         Box::new(|p| p.public_key.push('=')),
         Box::new(|p| p.public_key.clear()),
@@ -433,7 +452,10 @@ async fn a_message_that_is_not_one_proof_is_refused() {
             ..client()
         };
         let (outcome, end) = lab.enroll(message).await;
-        assert!(outcome.is_none() && matches!(end, EnrollEnd::Broken(_)), "{end:?}");
+        assert!(
+            outcome.is_none() && matches!(end, EnrollEnd::Broken(_)),
+            "{end:?}"
+        );
     }
     assert!(lab.sts.seen().is_empty());
 }
@@ -483,7 +505,12 @@ fn caller_is(arn: &str, user_id: &str, account: &str) -> impl Fn(&Seen) -> Reply
 #[tokio::test]
 async fn root_role_sessions_federated_users_and_other_accounts_are_refused() {
     for (arn, id, account, expected) in [
-        ("arn:aws:iam::111122223333:root", "111122223333", "111122223333", RefuseCode::Caller),
+        (
+            "arn:aws:iam::111122223333:root",
+            "111122223333",
+            "111122223333",
+            RefuseCode::Caller,
+        ),
         (
             "arn:aws:sts::111122223333:assumed-role/ops/alice",
             "AROAEXAMPLEEXAMPLE11:alice",
@@ -496,8 +523,18 @@ async fn root_role_sessions_federated_users_and_other_accounts_are_refused() {
             "111122223333",
             RefuseCode::Caller,
         ),
-        ("arn:aws:iam::999999999999:user/alice", ALICE, "999999999999", RefuseCode::Caller),
-        ("arn:aws:iam::999999999999:user/alice", ALICE, "111122223333", RefuseCode::Sts),
+        (
+            "arn:aws:iam::999999999999:user/alice",
+            ALICE,
+            "999999999999",
+            RefuseCode::Caller,
+        ),
+        (
+            "arn:aws:iam::999999999999:user/alice",
+            ALICE,
+            "111122223333",
+            RefuseCode::Sts,
+        ),
     ] {
         let lab = Lab::new(caller_is(arn, id, account)).await;
         assert_eq!(lab.refused(client()).await.0, expected, "{arn}");
@@ -516,18 +553,30 @@ async fn an_echo_of_another_role_session_or_account_is_refused() {
     ] {
         let usual = genuine(true);
         let lab = Lab::new(move |seen| match seen.form("RoleSessionName") {
-            Some(bind) => http("200 OK", "text/xml", &assumed_xml(&arn.replace("BIND", bind))),
+            Some(bind) => http(
+                "200 OK",
+                "text/xml",
+                &assumed_xml(&arn.replace("BIND", bind)),
+            ),
             None => usual(seen),
         })
         .await;
         let (code, reason) = lab.refused(client()).await;
-        assert_eq!((code, reason.contains("another role")), (RefuseCode::Sts, true), "{arn}");
+        assert_eq!(
+            (code, reason.contains("another role")),
+            (RefuseCode::Sts, true),
+            "{arn}"
+        );
     }
 }
 
 #[tokio::test]
 async fn hostile_answers_of_sts_are_refused() {
-    let good = identity_xml("arn:aws:iam::111122223333:user/alice", ALICE, "111122223333");
+    let good = identity_xml(
+        "arn:aws:iam::111122223333:user/alice",
+        ALICE,
+        "111122223333",
+    );
     let doubled = good.replace("<Account>", "<Account>111122223333</Account><Account>");
     let json = format!("{{\"a\":{}}}", serde_json::to_string(&good).unwrap());
     let redirect = "HTTP/1.1 302 Found\r\nlocation: https://localhost:1/\r\n\
@@ -548,7 +597,11 @@ async fn hostile_answers_of_sts_are_refused() {
         http("503 Service Unavailable", "text/xml", &good),
         http("403 Forbidden", "text/html", "<html/>"),
         http("403 Forbidden", "text/xml", &good),
-        http("200 OK", "text/xml", &assumed_xml("arn:aws:sts::111122223333:assumed-role/x/y")),
+        http(
+            "200 OK",
+            "text/xml",
+            &assumed_xml("arn:aws:sts::111122223333:assumed-role/x/y"),
+        ),
         Reply::Bytes(
             format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-encoding: gzip\r\n\
@@ -556,7 +609,9 @@ async fn hostile_answers_of_sts_are_refused() {
             )
             .into_bytes(),
         ),
-        Reply::Bytes(b"HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-length: 999\r\n\r\n<a".to_vec()),
+        Reply::Bytes(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-length: 999\r\n\r\n<a".to_vec(),
+        ),
         Reply::Bytes(b"garbage\r\n\r\n".to_vec()),
         Reply::Bytes(vec![]),
         Reply::Flood,
@@ -590,7 +645,7 @@ async fn an_sts_that_does_not_answer_is_given_up() {
 async fn a_private_address_is_asked_only_when_the_endpoint_is_configured() {
     let sts = FakeSts::start(genuine(true)).await;
     let bench = Bench::new(&sts.settings, "");
-    let client_of = StsClient::new(&bench.config.sts).unwrap().as_if_not_configured();
+    let client_of = StsClient::new(&bench.config.sts).unwrap().unconfigured();
     let lab = Lab::assemble(bench, sts, client_of);
     let (code, reason) = lab.refused(client()).await;
     assert_eq!(code, RefuseCode::Sts);
@@ -600,7 +655,10 @@ async fn a_private_address_is_asked_only_when_the_endpoint_is_configured() {
 
 #[tokio::test]
 async fn an_sts_whose_certificate_is_of_another_ca_is_not_believed() {
-    let (good, impostor) = (FakeSts::start(genuine(true)).await, FakeSts::start(genuine(true)).await);
+    let (good, impostor) = (
+        FakeSts::start(genuine(true)).await,
+        FakeSts::start(genuine(true)).await,
+    );
     let settings = good.settings.replace(
         &good.address.port().to_string(),
         &impostor.address.port().to_string(),
@@ -610,6 +668,40 @@ async fn an_sts_whose_certificate_is_of_another_ca_is_not_believed() {
     let lab = Lab::assemble(bench, impostor, client_of);
     assert_eq!(lab.refused(client()).await.0, RefuseCode::Sts);
     assert!(lab.sts.seen().is_empty());
+}
+
+#[tokio::test]
+async fn the_clock_is_compared_with_the_date_of_an_answer() {
+    for (behind, expected) in [(0, -2..=2), (90, 88..=92)] {
+        let sts = FakeSts::start(move |seen| {
+            assert_eq!(
+                (seen.path.as_str(), seen.header("authorization")),
+                ("/", "")
+            );
+            let date = OffsetDateTime::now_utc() - Duration::from_secs(behind);
+            let format = time::macros::format_description!(
+                "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+            );
+            let date = date.format(&format).unwrap();
+            let answer = format!("HTTP/1.1 302 Found\r\ndate: {date}\r\ncontent-length: 0\r\n\r\n");
+            Reply::Bytes(answer.into_bytes())
+        })
+        .await;
+        let bench = Bench::new(&sts.settings, "");
+        let skew = StsClient::new(&bench.config.sts)
+            .unwrap()
+            .clock_skew()
+            .await
+            .unwrap();
+        assert!(expected.contains(&skew), "{skew}");
+    }
+    let sts = FakeSts::start(|_| http("200 OK", "text/xml", "")).await;
+    let bench = Bench::new(&sts.settings, "");
+    let skew = StsClient::new(&bench.config.sts)
+        .unwrap()
+        .clock_skew()
+        .await;
+    assert!(matches!(skew, Err(StsFault::Answer(_))));
 }
 
 #[tokio::test]
@@ -628,9 +720,17 @@ async fn error_codes_of_aws_become_refusals_that_say_what_to_do() {
 #[tokio::test]
 async fn a_user_on_the_deny_list_gets_no_new_certificate() {
     let lab = Lab::new(genuine(true)).await;
-    std::fs::write(&lab.bench.config.deny, format!("user 111122223333/{ALICE}\n")).unwrap();
+    std::fs::write(
+        &lab.bench.config.deny,
+        format!("user 111122223333/{ALICE}\n"),
+    )
+    .unwrap();
     let own = lab.bench.client_ca.certificate();
-    lab.enroller.parts.trust.reload(&lab.bench.config, own).unwrap();
+    lab.enroller
+        .parts
+        .trust
+        .reload(&lab.bench.config, own)
+        .unwrap();
     assert_eq!(lab.refused(client()).await.0, RefuseCode::Caller);
     // The attestation is not even asked for.
     assert_eq!(lab.sts.seen().len(), 1);
@@ -639,12 +739,19 @@ async fn a_user_on_the_deny_list_gets_no_new_certificate() {
 #[tokio::test]
 async fn enrolment_is_closed_while_the_attestation_role_is_unsound() {
     let lab = Lab::new(genuine(true)).await;
-    lab.state.send_replace(AttestationState::Closed("lost its condition".into()));
+    lab.state
+        .send_replace(AttestationState::Closed("lost its condition".into()));
     let (code, reason) = lab.refused(client()).await;
-    assert_eq!((code, reason.as_str()), (RefuseCode::Closed, "lost its condition"));
+    assert_eq!(
+        (code, reason.as_str()),
+        (RefuseCode::Closed, "lost its condition")
+    );
     assert!(lab.sts.seen().is_empty());
     lab.state.send_replace(AttestationState::Open);
-    assert!(matches!(lab.enroll(client()).await.1, EnrollEnd::Issued { .. }));
+    assert!(matches!(
+        lab.enroll(client()).await.1,
+        EnrollEnd::Issued { .. }
+    ));
 }
 
 #[tokio::test]
@@ -654,7 +761,10 @@ async fn nothing_is_issued_when_the_event_cannot_be_written() {
     let (code, reason) = lab.refused(client()).await;
     assert_eq!((code, reason.as_str()), (RefuseCode::Closed, "disk full"));
     let session = SessionId::from_parts(1, 1);
-    assert_eq!(lab.refused(step_up(session, [5; 32])).await.0, RefuseCode::Closed);
+    assert_eq!(
+        lab.refused(step_up(session, [5; 32])).await.0,
+        RefuseCode::Closed
+    );
 }
 
 #[tokio::test]
@@ -686,11 +796,26 @@ async fn a_step_up_is_an_approval_for_one_key_and_one_open_and_no_certificate() 
         aws_request_ids: vec![],
     };
     let alice = who(ca::client::key_hash(&spki));
-    assert!(lab.approvals.take(&alice, &[6; 32], session, now()).is_none());
-    assert!(lab.approvals.take(&who([0; 32]), &[5; 32], session, now()).is_none());
-    let approval = lab.approvals.take(&alice, &[5; 32], session, now()).unwrap();
+    assert!(
+        lab.approvals
+            .take(&alice, &[6; 32], session, now())
+            .is_none()
+    );
+    assert!(
+        lab.approvals
+            .take(&who([0; 32]), &[5; 32], session, now())
+            .is_none()
+    );
+    let approval = lab
+        .approvals
+        .take(&alice, &[5; 32], session, now())
+        .unwrap();
     assert_eq!(approval.aws_request_ids, ["request-1", "request-2"]);
-    assert!(lab.approvals.take(&alice, &[5; 32], session, now()).is_none());
+    assert!(
+        lab.approvals
+            .take(&alice, &[5; 32], session, now())
+            .is_none()
+    );
     let events = lab.events.lock().unwrap();
     assert!(matches!(events[0].fact, Fact::StepUpApproved { .. }));
     assert_eq!(events[0].session, Some(session));
@@ -785,7 +910,10 @@ async fn a_client_that_sends_no_proof_is_dropped_after_its_deadline() {
     let mut lab = Lab::new(genuine(true)).await;
     lab.enroller.proof_deadline = Duration::from_millis(50);
     let (_near, far) = tokio::io::duplex(4096);
-    let end = lab.enroller.serve(far, &EXPORTER, SOURCE.parse().unwrap()).await;
+    let end = lab
+        .enroller
+        .serve(far, &EXPORTER, SOURCE.parse().unwrap())
+        .await;
     let EnrollEnd::Broken(error) = end else {
         panic!("{end:?}");
     };
@@ -836,7 +964,57 @@ fn every_refusal_says_what_to_do() {
     ];
     let text: Vec<_> = refusals
         .iter()
-        .map(|r| format!("{}: {}\n  hint: {}", r.code_name(), r.message, r.hint.as_ref().unwrap()))
+        .map(|r| {
+            format!(
+                "{}: {}\n  hint: {}",
+                r.code_name(),
+                r.message,
+                r.hint.as_ref().unwrap()
+            )
+        })
         .collect();
-    insta::assert_snapshot!(text.join("\n"), @"");
+    insta::assert_snapshot!(text.join("\n"), @r"
+    proof: the agent cannot accept this proof of identity: it is malformed
+      hint: compare the versions of `postern` and `postern-agent`
+    clock: this machine's clock is 75 seconds behind the agent's; 60 are accepted
+      hint: synchronise the clock (`timedatectl set-ntp true`), then try again
+    clock: this machine's clock is 90 seconds ahead of the agent's; 60 are accepted
+      hint: synchronise the clock (`timedatectl set-ntp true`), then try again
+    mfa: long-term keys carry no MFA
+      hint: postern login
+    credentials: the AWS session has ended
+      hint: postern login
+    credentials: AWS does not know these credentials
+      hint: postern login; if that fails too, the access key was deleted or deactivated
+    proof: AWS does not accept the signature of this proof: it was made for another connection, agent or request, or with another secret key
+      hint: try again; if it stays, run `postern login`
+    mfa: AWS does not attest MFA for this session: it was made without a code, the code is older than 12h, or you may not assume the attestation role
+      hint: postern login; if that does not help, ask for `sts:AssumeRole` on the attestation role
+    mfa: AWS does not accept this MFA code
+      hint: every code works once: wait for the next one; the device must be your own
+    mfa: `arn:aws:sts::111122223333:assumed-role/ops/alice` is a role session, and role sessions carry no MFA evidence in AWS
+      hint: log in as the IAM user that assumes the role: `postern login`
+    caller: the root user of an AWS account may not enrol
+      hint: use an IAM user with an MFA device
+    caller: `arn:aws:sts::111122223333:federated-user/alice` is a federated user, which AWS cannot attest MFA for
+      hint: use an IAM user with an MFA device
+    caller: users of account 999999999999 may not enrol at this agent
+      hint: use another AWS profile, or have the account added to `sts.accounts` in agent.toml
+    caller: this user may not come in any more
+      hint: ask the operators of this agent
+    caller: the MFA device belongs to another account than the caller
+      hint: set `mfa_serial` of the AWS profile to your own device
+    closed: enrolment is closed: the agent's check of its attestation role did not pass
+      hint: ask the operators of this agent to run `postern-agent check`
+    closed: enrolment is closed: the agent cannot write its audit log
+      hint: ask the operators of this agent to look at its disk and its journal
+    limit: too many logins are going on at this agent
+      hint: try again in a few seconds
+    limit: too many approvals are waiting to be used
+      hint: try again in a minute
+    sts: the agent could not get a trustworthy answer from AWS STS
+      hint: try again; if it stays, ask the operators of this agent
+    closed: the agent could not issue a certificate
+      hint: ask the operators of this agent to look at its journal
+    ");
 }

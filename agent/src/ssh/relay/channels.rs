@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::evidence::Recording;
+use crate::ssh::sftp::Sftp;
 
 /// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +61,8 @@ pub(super) struct Program {
     pub(super) started: bool,
     /// It is a shell or command: a person may read its standard error.
     pub(super) readable: bool,
+    /// It is SFTP, and followed as such.
+    pub(super) sftp: Option<Box<Sftp>>,
 }
 
 /// A terminal as the user described it.

@@ -109,11 +109,12 @@ impl Relay {
             b"shell" | b"exec" | b"subsystem" if !program.started => {
                 let (subject, recording, readable) = describe(request.name, &mut fields, program)?;
                 fields.finish()?;
+                let sftp = matches!(&subject, Subject::Subsystem { name } if name == "sftp");
                 let asked = Asked {
                     key: Some(key),
                     payload: payload.clone(),
                     want_reply: request.want_reply,
-                    what: What::Start { readable },
+                    what: What::Start { readable, sftp },
                 };
                 Ok(self.ask(asked, subject, Some(recording)))
             }
@@ -253,7 +254,7 @@ impl Relay {
             }
         };
         match what {
-            What::Start { readable } => {
+            What::Start { readable, sftp } => {
                 let key = key.unwrap_or_default();
                 self.owe(key, want_reply, Purpose::Start)?;
                 if let Some(channel) = self.channels.get(key) {
@@ -261,6 +262,7 @@ impl Relay {
                     if let Some(program) = channel.program() {
                         program.started = true;
                         program.readable = readable;
+                        program.sftp = sftp.then(Box::default);
                     }
                 }
             }

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use postern_proto::audit::event::Channel as Subject;
+use postern_proto::audit::event::{Channel as Subject, Fact, FileOperation};
 use postern_proto::gateway::message::CloseReason;
 use postern_proto::wire::WireError;
 use tokio::time::{Duration, Instant};
 
 use super::channels::{Channel, Content, Flow, Key, Program, Purpose, Reply, Way};
+use super::end::{End, close};
 use super::message::{
     self, CHANNEL_CLOSE, CHANNEL_DATA, CHANNEL_EOF, CHANNEL_EXTENDED_DATA, CHANNEL_FAILURE,
     CHANNEL_OPEN, CHANNEL_OPEN_CONFIRMATION, CHANNEL_OPEN_FAILURE, CHANNEL_REQUEST,
@@ -15,8 +16,7 @@ use super::message::{
     REQUEST_SUCCESS,
 };
 use super::{
-    BATCH, Batch, Decided, End, Flight, HARD_BACKLOG, Lane, Relay, Retiring, SOFT_BACKLOG, Side,
-    close,
+    BATCH, Batch, Decided, Flight, HARD_BACKLOG, Lane, Relay, Retiring, SOFT_BACKLOG, Side,
 };
 use crate::evidence::{Entry, Recording, RecordingKind};
 use crate::session::ChannelRefused;
@@ -24,6 +24,10 @@ use crate::ssh::transport::TransportError;
 
 /// Channels of one session that are open at once.
 const MAX_CHANNELS: usize = 512;
+
+/// Facts that wait for the log before nothing more passes, and those that are written at once.
+const MAX_FACTS: usize = 256;
+const MAX_LOGGING: usize = 64;
 
 /// A flow is noted in its recording this often.
 const FLOW_INTERVAL: Duration = Duration::from_secs(1);
@@ -72,6 +76,7 @@ impl Relay {
         for way in [Way::Up, Way::Down] {
             self.pump(way)?;
         }
+        self.log_facts();
         Ok(())
     }
 
@@ -125,6 +130,9 @@ impl Relay {
 
     /// Whether the receiving end takes more.
     fn room(&mut self, way: Way) -> bool {
+        if self.facts.len() >= MAX_FACTS {
+            return false;
+        }
         // Answers of ours wait there too: somebody who asks and does not read is not served.
         let sender_backlog = self.source(way).transport.backlog();
         if sender_backlog >= HARD_BACKLOG {
@@ -265,6 +273,24 @@ impl Relay {
         if way == Way::Down {
             channel.window = channel.window.saturating_sub(length);
         }
+        if let Content::Session(Program {
+            sftp: Some(sftp), ..
+        }) = &mut channel.content
+        {
+            let followed = match way {
+                Way::Up => sftp.from_client(&data),
+                Way::Down => sftp.from_server(&data),
+            };
+            let done = sftp.take();
+            let lost = followed.err().map(|why| why.to_string());
+            self.on_files(way, key, done);
+            if let Some(why) = lost {
+                self.lose_sftp(way, key, &why, data);
+            }
+            self.count(way, length);
+            self.forward(way, payload);
+            return Ok(());
+        }
         let entry = match &mut channel.content {
             // Before a program runs there is nobody to take it; nothing passes unrecorded.
             Content::Session(program) if !program.started => return Ok(()),
@@ -275,15 +301,58 @@ impl Relay {
             },
             Content::Stream(flow) => flow.count(way, length),
         };
-        match way {
-            Way::Up => self.bytes_up += length,
-            Way::Down => self.bytes_down += length,
-        }
+        self.count(way, length);
         if let Some(entry) = entry {
             self.record(way, key, entry);
         }
         self.forward(way, payload);
         Ok(())
+    }
+
+    fn count(&mut self, way: Way, length: u64) {
+        match way {
+            Way::Up => self.bytes_up += length,
+            Way::Down => self.bytes_down += length,
+        }
+    }
+
+    /// File operations go into the recording before their answer passes, and into the log.
+    fn on_files(&mut self, way: Way, key: Key, done: Vec<FileOperation>) {
+        for operation in done {
+            self.record(way, key, Entry::File(operation.clone()));
+            self.facts.push_back(Fact::FileOperation(operation));
+        }
+    }
+
+    /// What is not understood is not ended (new versions and extensions come), but from here on
+    /// every byte is recorded: nothing passes unseen.
+    fn lose_sftp(&mut self, way: Way, key: Key, why: &str, data: Bytes) {
+        let lost = self
+            .channels
+            .get(key)
+            .and_then(Channel::program)
+            .and_then(|program| program.sftp.take());
+        if let Some(sftp) = lost {
+            self.on_files(way, key, sftp.finish());
+        }
+        let note = format!("{why}; from here on all bytes are recorded");
+        self.record(way, key, Entry::Note(note));
+        let entry = match way {
+            Way::Up => Entry::Input(data),
+            Way::Down => Entry::Output(data),
+        };
+        self.record(way, key, entry);
+    }
+
+    /// Writes facts to the log, several at once: each waits until it is durable.
+    pub(super) fn log_facts(&mut self) {
+        while self.logging.len() < MAX_LOGGING
+            && let Some(fact) = self.facts.pop_front()
+        {
+            let session = self.session.clone();
+            self.logging
+                .push(async move { session.log(fact).await }.boxed());
+        }
     }
 
     fn on_window(&mut self, way: Way, payload: Bytes) -> Result<(), Fault> {
@@ -524,14 +593,21 @@ impl Relay {
         let Some(channel) = self.channels.remove(key) else {
             return;
         };
-        let Some(recording) = channel.recording else {
-            return;
-        };
-        let last = match channel.content {
+        let last: Vec<Entry> = match channel.content {
             Content::Stream(mut flow) => flow.note().into_iter().collect(),
+            Content::Session(Program {
+                sftp: Some(sftp), ..
+            }) => {
+                let done = sftp.finish();
+                self.facts
+                    .extend(done.iter().cloned().map(Fact::FileOperation));
+                done.into_iter().map(Entry::File).collect()
+            }
             Content::Session(_) => vec![],
         };
-        self.retire_recording(recording, last);
+        if let Some(recording) = channel.recording {
+            self.retire_recording(recording, last);
+        }
     }
 
     fn retire_recording(&mut self, recording: Recording, last: Vec<Entry>) {

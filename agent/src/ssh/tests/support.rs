@@ -19,7 +19,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::super::{Credential, HostIdentity, HostKeys, SshEnd, Upstream, serve};
-use crate::evidence::Evidence;
 use crate::identity::VerifiedPrincipal;
 use crate::inventory::{Target, TargetLogin};
 use crate::policy::{Action, Grant, Request};
@@ -153,7 +152,7 @@ pub(in crate::ssh) fn session(user: &str, target: &Target) -> Arc<Session> {
         request,
         policies: vec!["test".to_owned()],
     };
-    Session::new(SessionId::from_parts(1, 2), grant, Evidence::default())
+    crate::testing::session(SessionId::from_parts(1, 2), grant)
 }
 
 /// Who runs this test, and so may log in at a test's sshd.
@@ -427,4 +426,21 @@ pub(in crate::ssh) fn stdout(output: &Output) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Looks again until it is so, but not for ever.
+pub(in crate::ssh) async fn eventually(mut so: impl FnMut() -> bool) {
+    within(async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// Bytes that do not repeat.
+pub(in crate::ssh) fn noise(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    aws_lc_rs::rand::fill(&mut bytes).unwrap();
+    bytes
 }

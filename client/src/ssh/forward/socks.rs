@@ -68,7 +68,9 @@ async fn read(socket: &mut TcpStream) -> io::Result<Destination> {
 
 async fn reply(socket: &mut TcpStream, code: u8) -> io::Result<()> {
     // The bound address is not known here and nobody looks at it.
-    socket.write_all(&[VERSION, code, 0, IPV4, 0, 0, 0, 0, 0, 0]).await
+    socket
+        .write_all(&[VERSION, code, 0, IPV4, 0, 0, 0, 0, 0, 0])
+        .await
 }
 
 fn wrong(what: &'static str) -> io::Error {

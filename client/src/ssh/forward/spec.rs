@@ -114,7 +114,12 @@ fn fields(text: &str) -> Vec<&str> {
     let (mut fields, mut start, mut within) = (Vec::new(), 0, false);
     let mut end_of = |from: usize, to: usize| {
         let field = text.get(from..to).unwrap_or_default();
-        fields.push(field.strip_prefix('[').and_then(|f| f.strip_suffix(']')).unwrap_or(field));
+        fields.push(
+            field
+                .strip_prefix('[')
+                .and_then(|f| f.strip_suffix(']'))
+                .unwrap_or(field),
+        );
     };
     for (at, c) in text.char_indices() {
         match c {
@@ -132,14 +137,18 @@ fn fields(text: &str) -> Vec<&str> {
 }
 
 fn port(text: &str, number: &str) -> Result<u16, SshError> {
-    number.parse().map_err(|_| wrong(text, "expected a port from 0 to 65535"))
+    number
+        .parse()
+        .map_err(|_| wrong(text, "expected a port from 0 to 65535"))
 }
 
 fn address(text: &str, bind: Option<&str>) -> Result<IpAddr, SshError> {
     match bind {
         None | Some("localhost") => Ok(Ipv4Addr::LOCALHOST.into()),
         Some("" | "*") => Ok(Ipv4Addr::UNSPECIFIED.into()),
-        Some(bind) => bind.parse().map_err(|_| wrong(text, "the address to listen on is no IP address")),
+        Some(bind) => bind
+            .parse()
+            .map_err(|_| wrong(text, "the address to listen on is no IP address")),
     }
 }
 
@@ -157,11 +166,29 @@ mod tests {
     #[test]
     fn forwards_are_read_as_ssh_reads_them() {
         let local = Local::parse("8080:db.internal:80").unwrap();
-        assert_eq!((local.bind.to_string().as_str(), local.destination.to_string().as_str()), ("127.0.0.1:8080", "db.internal:80"));
+        assert_eq!(
+            (
+                local.bind.to_string().as_str(),
+                local.destination.to_string().as_str()
+            ),
+            ("127.0.0.1:8080", "db.internal:80")
+        );
         let local = Local::parse("[::1]:0:[fd00::5]:22").unwrap();
-        assert_eq!((local.bind.to_string().as_str(), local.destination.to_string().as_str()), ("[::1]:0", "[fd00::5]:22"));
-        assert_eq!(Local::parse("*:1:h:2").unwrap().bind.to_string(), "0.0.0.0:1");
-        assert_eq!(Dynamic::parse("1080").unwrap().bind.to_string(), "127.0.0.1:1080");
+        assert_eq!(
+            (
+                local.bind.to_string().as_str(),
+                local.destination.to_string().as_str()
+            ),
+            ("[::1]:0", "[fd00::5]:22")
+        );
+        assert_eq!(
+            Local::parse("*:1:h:2").unwrap().bind.to_string(),
+            "0.0.0.0:1"
+        );
+        assert_eq!(
+            Dynamic::parse("1080").unwrap().bind.to_string(),
+            "127.0.0.1:1080"
+        );
         let remote = Remote::parse("9000:localhost:3000").unwrap();
         assert_eq!((remote.bind.as_str(), remote.port), ("localhost", 9000));
         assert_eq!(Remote::parse("*:9000:localhost:3000").unwrap().bind, "");

@@ -6,9 +6,7 @@ use std::io;
 use super::report::{Fault, Outside, Report, Session, SessionState};
 use super::{StoreReader, Trust, read};
 use crate::audit::event::{Event, Fact, RecordingDigest};
-use crate::audit::layout::{
-    BUNDLE_LIMIT, CHECKPOINT_LIMIT, StorePath, TILE_WIDTH, split_entries,
-};
+use crate::audit::layout::{BUNDLE_LIMIT, CHECKPOINT_LIMIT, StorePath, TILE_WIDTH, split_entries};
 use crate::audit::note::{Checkpoint, LogIdentity};
 use crate::audit::ocsf::{self, Seal};
 use crate::audit::tree::{self, Edge, HASH_SIZE, Hash, TileEdge};
@@ -142,7 +140,9 @@ impl Walk<'_> {
                 // A removal was named already; what is missing at the end follows from it.
                 let named = |fault: &Fault| matches!(fault, Fault::EntryRemoved { entry } if *entry >= first);
                 if !report.faults.iter().any(named) {
-                    report.faults.push(Fault::EntriesMissing { from, to: size - 1 });
+                    report
+                        .faults
+                        .push(Fault::EntriesMissing { from, to: size - 1 });
                 }
                 break;
             }
@@ -208,7 +208,6 @@ impl Walk<'_> {
             (Fact::AgentStarted { interrupted, .. }, _) => {
                 self.restarted(entry, interrupted, report);
             }
-            (Fact::AgentStopped, _) => self.restarted(entry, &[], report),
             (Fact::SessionGranted { .. }, Some(session)) => {
                 let open = (entry, SessionState::Open);
                 self.facts.sessions.insert(session, open);
@@ -246,7 +245,7 @@ impl Walk<'_> {
         }
     }
 
-    /// No session lives through a start or a stop of the agent, but those that are named end
+    /// No session lives through a start of the agent: those that were open are named, and end
     /// with an event of their own right after.
     fn restarted(&mut self, entry: u64, interrupted: &[SessionId], report: &mut Report) {
         for (session, (granted, state)) in &self.facts.sessions {

@@ -66,7 +66,8 @@ fn stated<'a>(
     for pair in digests.windows(2) {
         if let [(_, before), (entry, after)] = pair {
             let shrinks = after.length < before.length;
-            let goes_on = before.complete && (after.length, &after.sha256) != (before.length, &before.sha256);
+            let goes_on =
+                before.complete && (after.length, &after.sha256) != (before.length, &before.sha256);
             if shrinks || goes_on {
                 let entry = *entry;
                 report.faults.push(Fault::RecordingDigests { name, entry });
@@ -121,7 +122,9 @@ fn file(
         };
         if length < *point {
             let logged = digests.iter().map(|(_, digest)| digest.length).max();
-            report.faults.push(cut(store, name, length, logged.unwrap_or(*point), *entry)?);
+            report
+                .faults
+                .push(cut(store, name, length, logged.unwrap_or(*point), *entry)?);
             return Ok(());
         }
         let found = hex::encode(hash.clone().finish());
@@ -243,9 +246,8 @@ fn unstated(facts: &Facts, present: &BTreeSet<RecordingName>, report: &mut Repor
     }
     for (name, (entry, session)) in &facts.named {
         let parsed = name.parse::<RecordingName>().ok();
-        let stated = parsed.is_some_and(|name| {
-            facts.digests.contains_key(&name) || facts.deleted.contains(&name)
-        });
+        let stated = parsed
+            .is_some_and(|name| facts.digests.contains_key(&name) || facts.deleted.contains(&name));
         let state = session.and_then(|session| facts.sessions.get(&session));
         let ended = !matches!(state, Some((_, SessionState::Open)));
         if !stated && ended {

@@ -94,36 +94,120 @@ pub enum SessionState {
 
 /// What is wrong, and where. Entries count from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are what the sentence in Display says")]
+#[expect(
+    missing_docs,
+    reason = "the fields are what the sentence in Display says"
+)]
 pub enum Fault {
     NoCheckpoint,
-    Checkpoint { why: String },
-    EntryAltered { entry: u64 },
-    EntryRemoved { entry: u64 },
-    EntryInserted { entry: u64 },
-    EntriesSwapped { entry: u64, with: u64 },
-    EntriesMissing { from: u64, to: u64 },
-    Sequence { entry: u64, states: u64 },
-    ForeignEntry { entry: u64, log: String },
-    Tile { path: String },
-    Bundle { path: String },
-    Root { size: u64, good: u64 },
-    Outside { name: String, why: String },
-    RolledBack { name: String, size: u64, now: u64 },
-    Forked { name: String, size: u64 },
-    KeyChange { entry: u64, why: String },
-    Sealed { entry: u64 },
-    SessionWithoutEnd { session: SessionId, granted: u64, restarted: u64 },
-    EndWithoutSession { session: SessionId, entry: u64 },
-    RecordingMissing { name: RecordingName, entry: u64 },
-    RecordingCut { name: RecordingName, length: u64, logged: u64, entry: u64 },
-    RecordingAltered { name: RecordingName, from: u64, to: u64, entry: u64 },
-    RecordingExtended { name: RecordingName, length: u64, logged: u64, entry: u64 },
-    RecordingSwapped { name: RecordingName, holds: RecordingName },
-    RecordingUnlogged { name: RecordingName },
-    RecordingWithoutDigest { name: String, entry: u64 },
-    RecordingDigests { name: RecordingName, entry: u64 },
-    RecordingContent { name: RecordingName, why: String },
+    Checkpoint {
+        why: String,
+    },
+    EntryAltered {
+        entry: u64,
+    },
+    EntryRemoved {
+        entry: u64,
+    },
+    EntryInserted {
+        entry: u64,
+    },
+    EntriesSwapped {
+        entry: u64,
+        with: u64,
+    },
+    EntriesMissing {
+        from: u64,
+        to: u64,
+    },
+    Sequence {
+        entry: u64,
+        states: u64,
+    },
+    ForeignEntry {
+        entry: u64,
+        log: String,
+    },
+    Tile {
+        path: String,
+    },
+    Bundle {
+        path: String,
+    },
+    Root {
+        size: u64,
+        good: u64,
+    },
+    Outside {
+        name: String,
+        why: String,
+    },
+    RolledBack {
+        name: String,
+        size: u64,
+        now: u64,
+    },
+    Forked {
+        name: String,
+        size: u64,
+    },
+    KeyChange {
+        entry: u64,
+        why: String,
+    },
+    Sealed {
+        entry: u64,
+    },
+    SessionWithoutEnd {
+        session: SessionId,
+        granted: u64,
+        restarted: u64,
+    },
+    EndWithoutSession {
+        session: SessionId,
+        entry: u64,
+    },
+    RecordingMissing {
+        name: RecordingName,
+        entry: u64,
+    },
+    RecordingCut {
+        name: RecordingName,
+        length: u64,
+        logged: u64,
+        entry: u64,
+    },
+    RecordingAltered {
+        name: RecordingName,
+        from: u64,
+        to: u64,
+        entry: u64,
+    },
+    RecordingExtended {
+        name: RecordingName,
+        length: u64,
+        logged: u64,
+        entry: u64,
+    },
+    RecordingSwapped {
+        name: RecordingName,
+        holds: RecordingName,
+    },
+    RecordingUnlogged {
+        name: RecordingName,
+    },
+    RecordingWithoutDigest {
+        name: String,
+        entry: u64,
+    },
+    RecordingDigests {
+        name: RecordingName,
+        entry: u64,
+    },
+    RecordingContent {
+        name: RecordingName,
+        why: String,
+    },
 }
 
 impl fmt::Display for Fault {
@@ -182,7 +266,7 @@ impl fmt::Display for Fault {
             } => write!(
                 f,
                 "session {session} (granted in entry {granted}) has no end, though the agent \
-                 started or stopped in entry {restarted}"
+                 started again in entry {restarted}"
             ),
             Self::EndWithoutSession { session, entry } => write!(
                 f,
