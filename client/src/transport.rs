@@ -363,3 +363,6 @@ fn is_about_our_certificate(alert: AlertDescription) -> bool {
             | Alert::AccessDenied
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,11 +120,19 @@ impl FakeAgent {
     }
 
     pub(crate) async fn try_gateway(&self) -> Result<Arc<Gateway>, GatewayError> {
+        self.gateway_to(self.profile.clone()).await
+    }
+
+    /// With this agent's identity towards another one.
+    pub(crate) async fn gateway_to(
+        &self,
+        profile: AgentProfile,
+    ) -> Result<Arc<Gateway>, GatewayError> {
         let identity = FakeIdentity {
             pki: Arc::clone(&self.pki),
             state: Arc::clone(&self.state),
         };
-        Gateway::new(self.profile.clone(), Arc::new(identity), self.folder.path()).await
+        Gateway::new(profile, Arc::new(identity), self.folder.path()).await
     }
 
     pub(crate) fn pki(&self) -> &Pki {
