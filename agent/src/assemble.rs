@@ -143,7 +143,7 @@ pub(crate) struct SshTarget {
     pub(crate) host_key: HostKeySeen,
     /// Serves the client's SSH from the stream; ends with it.
     pub(crate) serve:
-        Box<dyn FnOnce(DuplexStream, Arc<Session>) -> BoxFuture<'static, SshEnd> + Send>,
+        Box<dyn FnOnce(DuplexStream, Arc<Session>) -> BoxFuture<'static, SshEnd> + Send + Sync>,
 }
 
 /// Logs in over a connection to a target.
