@@ -137,7 +137,10 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
             tracing::error!(%error, "a background task failed");
         }
     }
-    evidence.shutdown().await;
+    evidence
+        .shutdown()
+        .await
+        .context("the audit log was not closed properly")?;
     tracing::info!("stopped");
     Ok(())
 }
