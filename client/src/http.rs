@@ -281,3 +281,6 @@ impl From<HttpError> for UserError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
