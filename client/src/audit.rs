@@ -66,7 +66,10 @@ pub fn identities(path: &Path) -> Result<Vec<Identity>, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod unit {
     use super::*;
 
     #[test]

@@ -286,3 +286,6 @@ impl From<HttpError> for UserError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
