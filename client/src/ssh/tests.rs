@@ -162,23 +162,6 @@ async fn an_end_of_the_input_does_not_end_the_output() {
     assert_eq!(ran.status.unwrap(), Status::Exited(0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bulk_in_both_directions_at_once_arrives_identical() {
-    const LENGTH: usize = 64 * 1024 * 1024;
-    let agent = FakeAgent::start().await;
-    let sent = pattern(LENGTH, 2);
-    let ran = ran(&agent, job(&format!("bulk {LENGTH}")), &sent).await;
-    let (output, hash) = ran.output.split_at(LENGTH);
-    assert!(
-        output == pattern(LENGTH, 1),
-        "what came is not what the target sent"
-    );
-    assert_eq!(
-        std::str::from_utf8(hash).unwrap(),
-        hex::encode(digest(&SHA256, &sent))
-    );
-}
-
 #[tokio::test]
 async fn variables_terminal_and_size_are_there_from_the_first_byte() {
     let wanted = Job {
