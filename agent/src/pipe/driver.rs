@@ -181,14 +181,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.pipe.send_close(close);
         let until = Instant::now() + CLOSE_TIME;
         // Whatever goes wrong from here on, the pipe is over and its events are written.
-        timeout_at(until, self.farewell(answered, silence)).await.ok();
+        timeout_at(until, self.farewell(answered, silence))
+            .await
+            .ok();
     }
 
-    async fn farewell(
-        &mut self,
-        mut answered: bool,
-        silence: Duration,
-    ) -> Result<(), PipeError> {
+    async fn farewell(&mut self, mut answered: bool, silence: Duration) -> Result<(), PipeError> {
         loop {
             let step = std::future::poll_fn(|cx| {
                 let now = Instant::now();
