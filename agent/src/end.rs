@@ -60,8 +60,6 @@ pub(crate) enum Refusal {
     NotReached(NotReached),
     /// The request breaks the protocol.
     Protocol(String),
-    /// Our fault: the detail is for the log.
-    Internal(String),
 }
 
 impl Refusal {
@@ -78,7 +76,6 @@ impl Refusal {
             Self::StepUp { .. } => DenyCode::StepUp,
             Self::NotReached(fault) => fault.code,
             Self::Protocol(_) => DenyCode::Protocol,
-            Self::Internal(_) => DenyCode::Internal,
         }
     }
 
@@ -95,7 +92,6 @@ impl Refusal {
     pub(crate) fn reason(&self) -> String {
         match self {
             Self::Join(detail) => (*detail).to_owned(),
-            Self::Internal(detail) => detail.clone(),
             Self::Evidence(error) => error.to_string(),
             other => other.message(),
         }
@@ -104,7 +100,7 @@ impl Refusal {
     /// How loud the log line is.
     pub(crate) fn level(&self) -> Level {
         match self {
-            Self::Evidence(_) | Self::Internal(_) => Level::ERROR,
+            Self::Evidence(_) => Level::ERROR,
             Self::Protocol(_) | Self::Join(_) => Level::WARN,
             Self::NotReached(fault) if fault.code == DenyCode::HostKeyChanged => Level::WARN,
             _ => Level::INFO,
@@ -150,7 +146,6 @@ impl Refusal {
             Self::Join(_) => "there is no such session to join".to_owned(),
             Self::NotReached(fault) => fault.message.clone(),
             Self::Protocol(what) => format!("the request breaks the protocol: {what}"),
-            Self::Internal(_) => "the agent failed; its log tells why".to_owned(),
         }
     }
 
@@ -161,7 +156,7 @@ impl Refusal {
             Self::Evidence(EvidenceError::Quota(_)) => {
                 Some("end a session that records much, or ask for a larger quota".to_owned())
             }
-            Self::Evidence(_) | Self::Internal(_) => {
+            Self::Evidence(_) => {
                 Some("tell the operator of the agent, with the session id".to_owned())
             }
             Self::Limit(_) => Some("close sessions that you no longer need".to_owned()),
@@ -304,16 +299,12 @@ mod tests {
 
     #[test]
     fn internal_detail_never_reaches_the_peer() {
-        let refusal = Refusal::Internal("secret path /etc/x".to_owned());
-        let denied = refusal.denied(SessionId::from_parts(1, 1));
-        assert!(!format!("{denied:?}").contains("/etc/x"));
-        assert!(refusal.reason().contains("/etc/x"));
-
         let end = End::Internal("secret path /etc/x".to_owned());
         assert!(!format!("{:?}", end.close(None)).contains("/etc/x"));
         assert_eq!(end.detail().as_deref(), Some("secret path /etc/x"));
 
         let failed = Refusal::Evidence(EvidenceError::Failed("/var/x: no space".into()));
+        assert!(failed.reason().contains("/var/x"));
         assert!(
             !failed
                 .denied(SessionId::from_parts(1, 1))

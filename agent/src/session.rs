@@ -35,7 +35,7 @@ use crate::policy::{Action, Decision, Denial, Grant, Request};
 use state::State;
 
 pub(crate) use keeper::Keeper;
-pub(crate) use registry::{Registry, SessionSummary};
+pub(crate) use registry::Registry;
 pub(crate) use serve::{Peer, serve};
 pub(crate) use state::PipeNumber;
 pub(crate) use step_up::StepUps;

@@ -213,7 +213,10 @@ impl Default for Knobs {
                 linger: Duration::ZERO,
             },
             drain: Duration::from_secs(10),
-            patience: Patience::default(),
+            patience: Patience {
+                farewell: Duration::from_secs(1),
+                ..Patience::default()
+            },
         }
     }
 }

@@ -21,9 +21,7 @@ use super::timer::Timer;
 const PING_AFTER: Duration = Duration::from_secs(30);
 /// Silence after which the network is taken for lost.
 const LOST_AFTER: Duration = Duration::from_secs(90);
-/// How long the peer may be silent while our `Close` waits for its own.
-const CLOSE_SILENCE: Duration = Duration::from_secs(10);
-/// How long that may take in all.
+/// How long the peer may take in all to answer our `Close`.
 const CLOSE_TIME: Duration = Duration::from_secs(60);
 
 /// Why a pipe broke.
@@ -177,16 +175,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     /// Ends the pipe: sends `close` behind everything sent before and keeps the connection until
-    /// the peer has answered with its own, gone away, or fallen silent. `answered`: the peer's
+    /// the peer has answered with its own, gone away, or been silent for `silence`. `answered`: its
     /// `Close` is here already.
-    pub(crate) async fn close(mut self, close: Close, answered: bool) {
+    pub(crate) async fn close(mut self, close: Close, answered: bool, silence: Duration) {
         self.pipe.send_close(close);
         let until = Instant::now() + CLOSE_TIME;
         // Whatever goes wrong from here on, the pipe is over and its events are written.
-        timeout_at(until, self.farewell(answered)).await.ok();
+        timeout_at(until, self.farewell(answered, silence))
+            .await
+            .ok();
     }
 
-    async fn farewell(&mut self, mut answered: bool) -> Result<(), PipeError> {
+    async fn farewell(&mut self, mut answered: bool, silence: Duration) -> Result<(), PipeError> {
         loop {
             let step = std::future::poll_fn(|cx| {
                 let now = Instant::now();
@@ -200,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 self.poll_event(cx).map_ok(Some)
             });
-            let Ok(step) = timeout(CLOSE_SILENCE, step).await else {
+            let Ok(step) = timeout(silence, step).await else {
                 return Ok(());
             };
             match step? {

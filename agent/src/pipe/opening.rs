@@ -18,7 +18,7 @@ const READ: usize = 16 * 1024;
 const DISCARD: usize = 128 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// How long an unanswered connection may take.
+/// How long a peer may take where nothing else bounds it.
 #[derive(Debug, Clone)]
 pub(crate) struct Patience {
     /// For the TLS handshake.
@@ -27,6 +27,8 @@ pub(crate) struct Patience {
     pub(crate) spare: Duration,
     /// An `Open` from its first byte, and any write of ours before the grant.
     pub(crate) prompt: Duration,
+    /// Our `Close`, for the peer's own.
+    pub(crate) farewell: Duration,
 }
 
 impl Default for Patience {
@@ -35,6 +37,7 @@ impl Default for Patience {
             handshake: Duration::from_secs(10),
             spare: Duration::from_secs(5 * 60),
             prompt: Duration::from_secs(10),
+            farewell: Duration::from_secs(10),
         }
     }
 }

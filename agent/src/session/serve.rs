@@ -144,7 +144,8 @@ impl Ready {
             (None, _) | (_, End::Pipe(PipeError::Lost(_))) => {}
             (Some(driver), _) => {
                 let answered = matches!(end, End::Client(_));
-                driver.close(end.close(witness), answered).await;
+                let silence = core.patience.farewell;
+                driver.close(end.close(witness), answered, silence).await;
             }
         }
     }
