@@ -47,9 +47,12 @@ impl Identity for Context {
     fn certified<'a>(
         &'a self,
         agent: &'a AgentProfile,
-        _refused: Option<&'a ClientCertificate>,
+        refused: Option<&'a ClientCertificate>,
     ) -> BoxFuture<'a, Result<ClientCertificate, IdentityError>> {
-        Box::pin(identity::certified(self, agent))
+        match refused {
+            Some(_) => Box::pin(identity::certified_anew(self, agent)),
+            None => Box::pin(identity::certified(self, agent)),
+        }
     }
 
     fn step_up<'a>(
