@@ -76,6 +76,13 @@ pub(crate) enum Source {
     Terminal,
 }
 
+/// Tells a typing error on the command line before anything is asked.
+pub(crate) fn check_given(code: &SecretString) -> Result<(), CodeError> {
+    MfaCode::parse(code.expose_secret())
+        .map(|_| ())
+        .ok_or(CodeError::Digits("--mfa-code"))
+}
+
 /// Gets a code that AWS has not seen. `given` comes from the command line; `last_used` is when
 /// this client last spent one.
 pub(crate) async fn fresh(

@@ -36,6 +36,9 @@ pub(crate) async fn login(
     store: &Store<'_>,
     wish: Wish<'_>,
 ) -> Result<Kept, IdentityError> {
+    if let Some(code) = wish.code {
+        code::check_given(code)?;
+    }
     let profile = aws_profile(context)?;
     let duration = duration(&wish, &profile)?;
     let keys = profile.long_term_keys(&context.environment)?;
