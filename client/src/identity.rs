@@ -181,7 +181,7 @@ pub async fn step_up(
         agent.id, denied.message
     ));
     let last_used = kept.as_ref().map(|kept| kept.code_at);
-    let code = code::fresh(context, &profile, None, last_used).await?;
+    let (code, _) = code::fresh(context, &profile, None, last_used).await?;
     if let Some(kept) = &mut kept {
         // Burnt or not: nobody offers it a second time.
         kept.code_at = now();

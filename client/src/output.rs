@@ -100,6 +100,11 @@ impl Printer {
 
     /// Something that is probably wrong, to stderr.
     pub fn warning(&self, text: impl AsRef<str>) {
+        if self.json {
+            let json = serde_json::json!({ "warning": text.as_ref() }).to_string();
+            write_stderr(&format!("{}\n", ascii_controls(&json)));
+            return;
+        }
         let label = self.paint("warning:", "33");
         write_stderr(&format!("{label} {}\n", neutral(text.as_ref())));
     }

@@ -14,8 +14,8 @@ use super::aws::AwsProfile;
 use super::sts::now;
 use super::terminal::{self, TerminalError};
 
-/// AWS devices change their code that often (RFC 6238).
-const STEP_SECONDS: i64 = 30;
+/// AWS devices change their code that often (RFC 6238). Tests have a faster device.
+const STEP_SECONDS: i64 = if cfg!(test) { 1 } else { 30 };
 /// `mfa_process` may wait for a touch of a key.
 const PROCESS_DEADLINE: Duration = Duration::from_secs(120);
 const PROCESS_OUTPUT: u64 = 4096;
@@ -65,6 +65,24 @@ pub enum CodeError {
     Terminal(#[from] TerminalError),
 }
 
+/// Where a code came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The command line or the environment: there is no other one.
+    Given,
+    /// `mfa_process`: it has another one soon.
+    Program,
+    /// A person.
+    Terminal,
+}
+
+/// Tells a typing error on the command line before anything is asked.
+pub(crate) fn check_given(code: &SecretString) -> Result<(), CodeError> {
+    MfaCode::parse(code.expose_secret())
+        .map(|_| ())
+        .ok_or(CodeError::Digits("--mfa-code"))
+}
+
 /// Gets a code that AWS has not seen. `given` comes from the command line; `last_used` is when
 /// this client last spent one.
 pub(crate) async fn fresh(
@@ -72,9 +90,14 @@ pub(crate) async fn fresh(
     profile: &AwsProfile,
     given: Option<&SecretString>,
     last_used: Option<i64>,
-) -> Result<MfaCode, CodeError> {
+) -> Result<(MfaCode, Source), CodeError> {
+    let parse = |code: &SecretString, place| {
+        MfaCode::parse(code.expose_secret())
+            .map(|code| (code, Source::Given))
+            .ok_or(CodeError::Digits(place))
+    };
     if let Some(code) = given {
-        return MfaCode::parse(code.expose_secret()).ok_or(CodeError::Digits("--mfa-code"));
+        return parse(code, "--mfa-code");
     }
     // A code of the environment is spent with its first use in this process.
     if let Some(code) = context
@@ -82,21 +105,21 @@ pub(crate) async fn fresh(
         .as_ref()
         .filter(|_| context.memory.spend_environment_code())
     {
-        return MfaCode::parse(code.expose_secret()).ok_or(CodeError::Digits(variable::MFA_CODE));
+        return parse(code, variable::MFA_CODE);
     }
     if profile.mfa_process.is_none() && !context.may_ask {
         return Err(TerminalError::None.into());
     }
     wait_for_next(context, last_used).await;
     match &profile.mfa_process {
-        Some(command) => from_process(command).await,
-        None => from_terminal(profile).await,
+        Some(command) => Ok((from_process(command).await?, Source::Program)),
+        None => Ok((from_terminal(profile).await?, Source::Terminal)),
     }
 }
 
 /// AWS burns a code with its first use: waits for the next step and says so.
 async fn wait_for_next(context: &Context, last_used: Option<i64>) {
-    let wait = last_used.map_or(0, |used| seconds_to_next(used, now()));
+    let wait = last_used.map_or(0, |used| seconds_to_next(used, now(), STEP_SECONDS));
     if let Ok(wait) = u64::try_from(wait)
         && wait > 0
     {
@@ -108,10 +131,10 @@ async fn wait_for_next(context: &Context, last_used: Option<i64>) {
 }
 
 /// Seconds until the step after the one that a code was used in; 0 when that is over.
-fn seconds_to_next(used: i64, now: i64) -> i64 {
-    let next = (used.div_euclid(STEP_SECONDS) + 1) * STEP_SECONDS;
+fn seconds_to_next(used: i64, now: i64, step: i64) -> i64 {
+    let next = (used.div_euclid(step) + 1) * step;
     // A clock that was set back must not make anybody wait for long.
-    (next - now).clamp(0, STEP_SECONDS)
+    (next - now).clamp(0, step)
 }
 
 async fn from_terminal(profile: &AwsProfile) -> Result<MfaCode, CodeError> {
@@ -205,11 +228,11 @@ mod tests {
 
     #[test]
     fn the_next_code_is_waited_for_only_in_the_step_of_the_last() {
-        assert_eq!(seconds_to_next(60, 60), 30);
-        assert_eq!(seconds_to_next(60, 89), 1);
-        assert_eq!(seconds_to_next(60, 90), 0);
-        assert_eq!(seconds_to_next(60, 4000), 0);
-        assert_eq!(seconds_to_next(4000, 60), 30);
+        assert_eq!(seconds_to_next(60, 60, 30), 30);
+        assert_eq!(seconds_to_next(60, 89, 30), 1);
+        assert_eq!(seconds_to_next(60, 90, 30), 0);
+        assert_eq!(seconds_to_next(60, 4000, 30), 0);
+        assert_eq!(seconds_to_next(4000, 60, 30), 30);
     }
 
     #[test]

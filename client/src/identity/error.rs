@@ -76,15 +76,18 @@ impl IdentityError {
             | Self::Sts(StsError::Config(_))
             | Self::Code(CodeError::Digits(_))
             | Self::Enrol(EnrolError::Ca { .. }) => Kind::Usage,
+            // Somebody else at the agent's address is not the agent.
             Self::Sts(StsError::Unreachable { .. })
-            | Self::Enrol(EnrolError::Unreachable { .. }) => Kind::Unreachable,
+            | Self::Enrol(EnrolError::Unreachable { .. } | EnrolError::Untrusted { .. }) => {
+                Kind::Unreachable
+            }
             Self::Enrol(EnrolError::Refused { code, .. }) => match code {
                 RefuseCode::Credentials | RefuseCode::Mfa => Kind::LoginNeeded,
                 RefuseCode::Sts => Kind::Unreachable,
                 _ => Kind::Denied,
             },
             Self::Sts(StsError::Refused { .. })
-            | Self::Enrol(EnrolError::Untrusted { .. } | EnrolError::Pinned { .. })
+            | Self::Enrol(EnrolError::Pinned { .. })
             | Self::Root(_)
             | Self::NotUser(_) => Kind::Denied,
             Self::Sts(StsError::Answer(_))

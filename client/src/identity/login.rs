@@ -8,12 +8,13 @@ use secrecy::SecretString;
 
 use crate::context::Context;
 
+use super::IdentityError;
 use super::aws::AwsProfile;
+use super::code::{self, Source};
 use super::secret::Secret;
 use super::sign::ClientKey;
 use super::store::{Kept, RoleSession, Store};
-use super::sts::{Sts, StsError, now};
-use super::{IdentityError, code};
+use super::sts::{Sts, StsError, TemporaryKeys, now};
 
 /// GetSessionToken's own bounds.
 const SHORTEST: Duration = Duration::from_secs(15 * 60);
@@ -35,6 +36,9 @@ pub(crate) async fn login(
     store: &Store<'_>,
     wish: Wish<'_>,
 ) -> Result<Kept, IdentityError> {
+    if let Some(code) = wish.code {
+        code::check_given(code)?;
+    }
     let profile = aws_profile(context)?;
     let duration = duration(&wish, &profile)?;
     let keys = profile.long_term_keys(&context.environment)?;
@@ -52,15 +56,15 @@ pub(crate) async fn login(
         .clone()
         .ok_or_else(|| IdentityError::NoDevice(profile.source.clone()))?;
     let place = store.prepare(duration).await?;
-    let last_used = store
-        .load()
-        .await
-        .ok()
-        .flatten()
-        .map(|before| before.code_at);
-    let code = code::fresh(context, &profile, wish.code, last_used).await?;
-    let mfa_at = now();
-    let user = sts.session(&serial, &code, duration).await?;
+    let before = store.load().await.ok().flatten();
+    let request = Request {
+        profile: &profile,
+        sts: &sts,
+        serial: &serial,
+        duration,
+    };
+    let last_used = before.map(|before| before.code_at);
+    let (user, mfa_at) = request.spend_code(context, wish.code, last_used).await?;
     let mut kept = Kept {
         caller,
         serial,
@@ -80,6 +84,38 @@ pub(crate) async fn login(
     }
     store.keep(&place, &kept).await?;
     Ok(kept)
+}
+
+/// What GetSessionToken is asked with, but for the code.
+struct Request<'a> {
+    profile: &'a AwsProfile,
+    sts: &'a Sts,
+    serial: &'a str,
+    duration: Duration,
+}
+
+impl Request<'_> {
+    /// The session, and when its code was given.
+    async fn spend_code(
+        &self,
+        context: &Context,
+        given: Option<&SecretString>,
+        mut last_used: Option<i64>,
+    ) -> Result<(TemporaryKeys, i64), IdentityError> {
+        let mut repeated = false;
+        loop {
+            let (code, source) = code::fresh(context, self.profile, given, last_used).await?;
+            let at = now();
+            match self.sts.session(self.serial, &code, self.duration).await {
+                // The program cannot know that its code was used elsewhere; the next one is free.
+                Err(error) if error.is_code() && source == Source::Program && !repeated => {
+                    repeated = true;
+                    last_used = Some(at);
+                }
+                session => return Ok((session?, at)),
+            }
+        }
+    }
 }
 
 /// The live session, or a login if somebody can be asked, or [`IdentityError::LoginNeeded`]. The

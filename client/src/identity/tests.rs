@@ -390,6 +390,34 @@ async fn the_code_comes_from_a_program_when_the_profile_names_one() {
 }
 
 #[tokio::test]
+async fn a_program_s_used_code_is_followed_by_its_next_one_once() {
+    let world = World::new().await;
+    let used = world.aws.next_code();
+    login(&world.context, Some(&used), None).await.unwrap();
+    logout(&world.context, false).await.unwrap();
+    let next = world.aws.next_code();
+    let folder = world.folder.path();
+    // Shows the used code first, then the next one for good.
+    let script = format!(
+        "if [ -e {0}/shown ]; then echo {1}; else touch {0}/shown; echo {2}; fi",
+        folder.display(),
+        next.expose_secret(),
+        used.expose_secret()
+    );
+    std::fs::write(folder.join("totp"), script).unwrap();
+    world.configure(&format!(
+        "[profile alice]\nmfa_process = sh {}/totp\n",
+        folder.display()
+    ));
+    login(&world.context, None, None).await.unwrap();
+    let error = login(&world.context, None, None).await.unwrap_err();
+    assert!(error.to_string().contains("wrong, or it was used before"));
+    let asked = world.aws.actions();
+    let sessions = asked.iter().filter(|action| *action == "GetSessionToken");
+    assert_eq!(sessions.count(), 5, "one, then two, then two: {asked:?}");
+}
+
+#[tokio::test]
 async fn two_agents_of_one_name_do_not_share_a_certificate() {
     let mut world = World::new().await;
     world.log_in().await;

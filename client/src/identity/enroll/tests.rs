@@ -104,7 +104,7 @@ async fn an_agent_that_cannot_prove_itself_gets_nothing() {
         world.context.agents[0].address = format!("127.0.0.1:{}", agent.port());
         let error = failure(&world).await;
         assert!(error.to_string().contains(cause), "{error}");
-        assert_eq!(error.kind(), Kind::Denied);
+        assert_eq!(error.kind(), Kind::Unreachable);
         assert_eq!(lock(&agent.state).connections, 0);
     }
 }

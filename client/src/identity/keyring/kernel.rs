@@ -21,14 +21,12 @@ pub(super) fn write(name: &str, key: &WrappingKey, lifetime: Duration) -> Result
 pub(super) fn read(name: &str) -> Result<Option<WrappingKey>, KeyringError> {
     let (_user, session) = rings()?;
     // Found from the session's keyring, the key is in our possession and may be read.
-    let found = match session.search(&description(name)) {
-        Ok(found) => found,
-        Err(KeyError::KeyDoesNotExist | KeyError::KeyExpired | KeyError::KeyRevoked) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(absent(error)),
+    let bytes = session
+        .search(&description(name))
+        .and_then(|found| found.read_to_vec());
+    let Some(bytes) = unless_gone(bytes)?.map(Zeroizing::new) else {
+        return Ok(None);
     };
-    let bytes = Zeroizing::new(found.read_to_vec().map_err(absent)?);
     WrappingKey::from_slice(&bytes)
         .map(Some)
         .ok_or_else(|| KeyringError::Broken("the key has a wrong length".to_owned()))
@@ -36,9 +34,17 @@ pub(super) fn read(name: &str) -> Result<Option<WrappingKey>, KeyringError> {
 
 pub(super) fn delete(name: &str) -> Result<(), KeyringError> {
     let (_user, session) = rings()?;
-    match session.search(&description(name)) {
-        Ok(found) => found.invalidate().map_err(absent),
-        Err(KeyError::KeyDoesNotExist | KeyError::KeyExpired | KeyError::KeyRevoked) => Ok(()),
+    let deleted = session
+        .search(&description(name))
+        .and_then(|found| found.invalidate());
+    unless_gone(deleted).map(|_| ())
+}
+
+/// A key that is gone is an answer. One that was just deleted shows up in several ways.
+fn unless_gone<T>(result: Result<T, KeyError>) -> Result<Option<T>, KeyringError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(KeyError::KeyDoesNotExist | KeyError::KeyExpired | KeyError::KeyRevoked) => Ok(None),
         Err(error) => Err(absent(error)),
     }
 }
