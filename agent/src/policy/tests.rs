@@ -562,6 +562,8 @@ fn an_explanation_names_the_permits_and_the_conditions_that_failed() {
     assert_eq!(why.users, ["deploy"]);
     let operators = why.permits.iter().find(|p| p.id == "operators").unwrap();
     assert!(!operators.for_you && !operators.holds);
+    // What others must fulfil is not everybody's to read.
+    assert_eq!(operators.conditions, []);
     // Those that are about other actions are not in it.
     assert!(why.permits.iter().all(|p| p.id != "office-hours"));
     let json = serde_json::to_value(&why).unwrap();
