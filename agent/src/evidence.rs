@@ -414,12 +414,4 @@ impl Evidence {
 }
 
 #[cfg(test)]
-impl Evidence {
-    /// Makes the store fail, as a full disk would.
-    pub(crate) fn fail(&self) {
-        self.shared.health.broke("a write", &"the disk is gone");
-    }
-}
-
-#[cfg(test)]
 mod tests;
