@@ -206,10 +206,15 @@ impl Keys {
         })
     }
 
-    /// A fresh certificate of the agent's SSH host key for `*.postern`.
-    pub fn ssh_host_certificate(&self, agent: &str, now: i64) -> Result<Certificate, CaError> {
+    /// A fresh certificate of the agent's SSH host key for `*.postern` and each `NAME.postern`.
+    pub fn ssh_host_certificate(
+        &self,
+        agent: &str,
+        names: &[&str],
+        now: i64,
+    ) -> Result<Certificate, CaError> {
         self.ssh_host_ca
-            .certify(self.ssh_host_key.public_key(), agent, now)
+            .certify(self.ssh_host_key.public_key(), agent, names, now)
     }
 }
 

@@ -73,7 +73,7 @@ fn init_makes_separate_keys_that_the_agent_loads() {
     assert_eq!(mode(&folder.path().join("offline/server-ca.key")), 0o600);
     assert!(!folder.path().join("keys/server-ca.key").exists());
     assert!(
-        keys.ssh_host_certificate("bastion-1", 1_790_000_000)
+        keys.ssh_host_certificate("bastion-1", &[], 1_790_000_000)
             .is_ok()
     );
     assert!(answer.text().contains("[[agent]]\nid = \"bastion-1\""));

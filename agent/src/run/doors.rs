@@ -175,7 +175,7 @@ impl SshDoor {
             let fingerprint = host_key.fingerprint.clone();
             self.log(event(Fact::HostKeyPinned { fingerprint })).await?;
         }
-        let host = self.host_identity()?;
+        let host = self.host_identity(&login.target)?;
         Ok(SshTarget {
             host_key,
             serve: Box::new(move |stream, session| {
@@ -234,12 +234,17 @@ impl SshDoor {
         }
     }
 
-    /// Made anew for each session: the certificate is short-lived.
-    fn host_identity(&self) -> Result<HostIdentity, NotReached> {
+    /// Made anew for each session, for all names of its target: a stock client knows the one that
+    /// it was given.
+    fn host_identity(&self, target: &Target) -> Result<HostIdentity, NotReached> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
+        let names: Vec<&str> = [target.id.as_str(), &target.name, &target.address]
+            .into_iter()
+            .chain(target.aliases.iter().map(String::as_str))
+            .collect();
         let certificate = self
             .keys
-            .ssh_host_certificate(&self.agent, now)
+            .ssh_host_certificate(&self.agent, &names, now)
             .map_err(|error| internal(&error))?;
         HostIdentity::new((*self.keys.ssh_host_key).clone(), Some(certificate))
             .map_err(|error| internal(&error))

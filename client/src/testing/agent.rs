@@ -367,7 +367,6 @@ async fn run<L: AsyncRead + AsyncWrite + Unpin>(
                 if closed {
                     return;
                 }
-                closed = true;
                 say_close(&mut wire, &state, &granted, CloseReason::Client, None);
                 let _sent = poll_fn(|cx| wire.poll_transmit(cx)).await;
                 return;
