@@ -7,12 +7,14 @@
 mod address;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use postern_proto::gateway::message::DenyCode;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::address::Rule;
@@ -171,7 +173,7 @@ impl Dialer {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            resolver: Resolver::System,
+            resolver: Resolver::System(Arc::new(Semaphore::new(LOOKUPS))),
         }
     }
 
@@ -298,8 +300,8 @@ impl Dialer {
 
 /// Who knows a name's addresses.
 enum Resolver {
-    /// The operating system.
-    System,
+    /// The operating system, so many questions at a time.
+    System(Arc<Semaphore>),
     /// A test: what it answers may change from one question to the next.
     #[cfg(test)]
     Scripted(std::sync::Mutex<Vec<Vec<IpAddr>>>),
@@ -308,7 +310,20 @@ enum Resolver {
 impl Resolver {
     async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::System => Ok(tokio::net::lookup_host((host, port)).await?.collect()),
+            Self::System(places) => {
+                if let Ok(ip) = host.parse::<IpAddr>() {
+                    return Ok(vec![SocketAddr::new(ip, port)]);
+                }
+                // A question that nobody waits for any more still blocks its thread: it keeps its
+                // place, so that dead name servers do not use up the threads that write evidence.
+                let place = Arc::clone(places).acquire_owned().await;
+                let host = host.to_owned();
+                let question = tokio::task::spawn_blocking(move || {
+                    let _place = place;
+                    (host.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+                });
+                question.await.map_err(io::Error::other)?
+            }
             #[cfg(test)]
             Self::Scripted(answers) => {
                 let mut answers = answers.lock().unwrap();
@@ -355,6 +370,8 @@ fn shown(host: &str) -> String {
         .collect()
 }
 
+/// Names that the system resolves at a time.
+const LOOKUPS: usize = 64;
 /// Addresses kept of one name.
 const MAX_ADDRESSES: usize = 8;
 

@@ -12,6 +12,8 @@ pub(super) struct Parts {
     pub(super) conditions: Vec<Part>,
     /// Whether a condition reads `context.host`.
     pub(super) speaks_of_host: bool,
+    /// Whether a condition reads `context.source`.
+    pub(super) speaks_of_source: bool,
     /// The login users that conditions compare with: worth trying in an explanation.
     pub(super) users: Vec<String>,
     /// The ports that conditions compare with.
@@ -41,6 +43,7 @@ impl Parts {
             resource: Part::scope("resource", &body.resource.to_string())?,
             conditions: Vec::new(),
             speaks_of_host: conjuncts.iter().any(|(expr, _)| mentions(expr, "host")),
+            speaks_of_source: conjuncts.iter().any(|(expr, _)| mentions(expr, "source")),
             users: Vec::new(),
             ports: Vec::new(),
         };

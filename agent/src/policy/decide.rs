@@ -32,7 +32,8 @@ impl Policies {
 
     /// Whether policy bars somebody altogether: a `forbid` on the principal or the certificate's
     /// serial that names neither action nor target. Asked at enrolment (`serial` is `None` before
-    /// there is a certificate), after every handshake and for each live session.
+    /// there is a certificate), after every handshake and for each live session. An unspecified
+    /// source (`0.0.0.0`) is one that is not known: forbids that speak of it are left out.
     pub fn admit(
         &self,
         principal: &Principal,
@@ -54,7 +55,12 @@ impl Policies {
             mfa_not_before: now.unix_timestamp(),
             now,
         };
-        match self.ask(&self.bars, &facts) {
+        let bars = if source.is_unspecified() {
+            &self.bars_anywhere
+        } else {
+            &self.bars
+        };
+        match self.ask(bars, &facts) {
             Ok(Answer::NothingAllows) => Ok(()),
             // Only forbids were asked: an allow is impossible, and no reason to admit.
             Ok(Answer::Allow(_)) => Err(self.denial(&facts, No::Default)),

@@ -2,6 +2,7 @@
 //! a default deny.
 
 use cedar_policy::Effect;
+use postern_proto::names::LoginUser;
 use serde::Serialize;
 
 use super::condition::Part;
@@ -64,7 +65,7 @@ pub struct PermitState {
     pub holds: bool,
     /// Whether a fresh code would make all of it hold.
     pub with_fresh_mfa: bool,
-    /// Its conditions.
+    /// Its conditions; none are shown of a permit for others.
     pub conditions: Vec<ConditionState>,
 }
 
@@ -167,16 +168,17 @@ impl Policies {
         if !matches!(facts.action, Action::Connect) {
             return Vec::new();
         }
-        let named = self.rules.values().flat_map(|rule| &rule.parts.users);
         // A literal next to `context.user` may be anything: only what may be a login user counts.
-        let named = named.filter(|user| user.parse::<postern_proto::names::LoginUser>().is_ok());
-        let with = |user: &String| {
+        let named = self
+            .permits_of(facts)
+            .flat_map(|rule| &rule.parts.users)
+            .filter(|user| user.parse::<LoginUser>().is_ok());
+        keep(named.cloned().collect(), |user| {
             self.would_allow(&Facts {
                 user: Some(user),
                 ..*facts
             })
-        };
-        keep(named.cloned().collect(), with)
+        })
     }
 
     /// Ports that policies name and that would be allowed in place of the one asked for.
@@ -184,14 +186,30 @@ impl Policies {
         if !matches!(facts.action, Action::Tunnel | Action::Reverse) {
             return Vec::new();
         }
-        let named = self.rules.values().flat_map(|rule| &rule.parts.ports);
-        let with = |port: &u16| {
+        let named = self.permits_of(facts).flat_map(|rule| &rule.parts.ports);
+        keep(named.copied().collect(), |port| {
             self.would_allow(&Facts {
                 port: Some(*port),
                 ..*facts
             })
-        };
-        keep(named.copied().collect(), with)
+        })
+    }
+
+    /// The permits whose scope is this principal, action and target: others have nothing to
+    /// suggest, and each suggestion costs a decision.
+    fn permits_of(&self, facts: &Facts<'_>) -> impl Iterator<Item = &Rule> {
+        // Scopes do not look at user and port, but the question must have them.
+        let scope = Question::new(&Facts {
+            user: facts.user.or(Some("user")),
+            port: facts.port.or(Some(1)),
+            ..*facts
+        });
+        let question = scope.ok();
+        self.rules.values().filter(move |rule| {
+            let question = question.as_ref();
+            rule.effect == Effect::Permit
+                && question.is_some_and(|q| rule.is_about(q) && rule.parts.principal.is_true(q))
+        })
     }
 
     fn would_allow(&self, facts: &Facts<'_>) -> bool {
@@ -207,14 +225,21 @@ impl Policies {
             .rules
             .iter()
             .filter(|(_, rule)| rule.effect == Effect::Permit && rule.is_about(&question))
-            .map(|(id, rule)| PermitState {
-                id: id.clone(),
-                file: rule.file.clone(),
-                line: rule.line,
-                for_you: rule.parts.principal.is_true(&question),
-                holds: rule.holds(&question),
-                with_fresh_mfa: fresh.as_ref().is_some_and(|fresh| rule.holds(fresh)),
-                conditions: rule.states(&question),
+            .map(|(id, rule)| {
+                let for_you = rule.parts.principal.is_true(&question);
+                PermitState {
+                    id: id.clone(),
+                    file: rule.file.clone(),
+                    line: rule.line,
+                    for_you,
+                    holds: rule.holds(&question),
+                    with_fresh_mfa: fresh.as_ref().is_some_and(|fresh| rule.holds(fresh)),
+                    conditions: if for_you {
+                        rule.states(&question)
+                    } else {
+                        Vec::new()
+                    },
+                }
             })
             .collect();
         permits.sort_by_key(|permit| (!permit.for_you, !permit.with_fresh_mfa, permit.missing()));
@@ -299,4 +324,4 @@ fn wish(facts: &Facts<'_>) -> String {
 /// Permits listed in an explanation.
 const MAX_PERMITS: usize = 32;
 /// Users or ports tried for an explanation.
-const MAX_CANDIDATES: usize = 64;
+const MAX_CANDIDATES: usize = 32;

@@ -24,6 +24,8 @@ pub struct Policies {
     pub(super) behind: PolicySet,
     /// The forbids that name neither action nor target: these bar a principal altogether.
     pub(super) bars: PolicySet,
+    /// Those of them that hold wherever the client is.
+    pub(super) bars_anywhere: PolicySet,
     pub(super) rules: BTreeMap<String, Rule>,
     digest: String,
     warnings: Vec<String>,
@@ -106,6 +108,7 @@ impl Policies {
             all: PolicySet::new(),
             behind: PolicySet::new(),
             bars: PolicySet::new(),
+            bars_anywhere: PolicySet::new(),
             rules: BTreeMap::new(),
             digest: digest_of(&files),
             warnings,
@@ -132,6 +135,9 @@ impl Policies {
             && policy.resource_constraint() == ResourceConstraint::Any
         {
             insert(&mut self.bars)?;
+            if !parts.speaks_of_source {
+                insert(&mut self.bars_anywhere)?;
+            }
         }
         let rule = Rule {
             effect: policy.effect(),

@@ -445,6 +445,26 @@ fn the_deny_list_bars_user_ids_and_certificate_serials_from_everything() {
 }
 
 #[test]
+fn a_bar_by_network_waits_until_the_network_is_known() {
+    let bars = r#"
+        @id("office-only")
+        forbid (principal, action, resource) unless { context.source.isInRange(ip("10.0.0.0/8")) };
+        @id("bob-left")
+        forbid (principal == Principal::"111122223333/AIDABOBBOBBOBBOBBOB1", action, resource);
+    "#;
+    let policies = policies(&[OPERATORS, bars]);
+    let admit = |name: &str, source: &str| {
+        let source = source.parse().unwrap();
+        policies.admit(who(name).principal(), None, source, NOON)
+    };
+    assert!(admit("alice", "0.0.0.0").is_ok());
+    assert!(admit("alice", "10.1.2.3").is_ok());
+    let outside = admit("alice", "198.51.100.7").unwrap_err();
+    assert_eq!(outside.policies, ["office-only"]);
+    assert_eq!(admit("bob", "0.0.0.0").unwrap_err().policies, ["bob-left"]);
+}
+
+#[test]
 fn a_bar_that_fails_to_evaluate_admits_nobody() {
     let bars = r#"
         @id("overflows")
@@ -562,6 +582,8 @@ fn an_explanation_names_the_permits_and_the_conditions_that_failed() {
     assert_eq!(why.users, ["deploy"]);
     let operators = why.permits.iter().find(|p| p.id == "operators").unwrap();
     assert!(!operators.for_you && !operators.holds);
+    // What others must fulfil is not everybody's to read.
+    assert_eq!(operators.conditions, []);
     // Those that are about other actions are not in it.
     assert!(why.permits.iter().all(|p| p.id != "office-hours"));
     let json = serde_json::to_value(&why).unwrap();

@@ -235,6 +235,37 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_forbidden_ipv4_address_is_forbidden_inside_every_ipv6_form(
+            net in proptest::sample::select(vec![[127_u8, 0], [169, 254], [224, 0], [250, 1]]),
+            low: [u8; 2],
+            prefix: [u16; 4],
+        ) {
+            let [a, b] = net.map(u16::from);
+            let [c, d] = low.map(u16::from);
+            let (h, l) = (a << 8 | b, c << 8 | d);
+            for form in [
+                [0, 0, 0, 0, 0, 0xffff, h, l],
+                [0, 0, 0, 0, 0xffff, 0, h, l],
+                [0, 0, 0, 0, 0, 0, h, l],
+                [0x64, 0xff9b, 0, 0, 0, 0, h, l],
+                [0x64, 0xff9b, 1, prefix[0], prefix[1], prefix[2], h, l],
+                [0x64, 0xff9b, 1, h, c, d << 8, prefix[0], prefix[1]],
+                [0x64, 0xff9b, 1, a, b, l, prefix[0], prefix[1]],
+                [0x64, 0xff9b, 1, 0, a, b << 8 | c, d << 8, 0],
+                [0x2002, h, l, prefix[0], prefix[1], prefix[2], prefix[3], 1],
+                [0x2001, 0, h, l, prefix[0], prefix[1], prefix[2], prefix[3]],
+                [0x2001, 0, prefix[0], prefix[1], prefix[2], prefix[3], !h, !l],
+                [prefix[0], prefix[1], prefix[2], prefix[3], 0, 0x5efe, h, l],
+                [prefix[0], prefix[1], prefix[2], prefix[3], 0x200, 0x5efe, h, l],
+            ] {
+                let ip = IpAddr::V6(Ipv6Addr::from(form));
+                proptest::prop_assert!(forbids(ip).unwrap().is_some(), "{ip}");
+            }
+        }
+    }
+
     #[test]
     fn private_and_public_hosts_are_not_forbidden() {
         for ip in [
