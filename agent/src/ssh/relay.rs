@@ -71,31 +71,7 @@ pub(super) async fn run<S>(user: Link<S>, target: Link<TcpStream>, session: Arc<
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let relay = Relay {
-        target_name: session
-            .grant()
-            .request()
-            .target
-            .as_ref()
-            .map_or_else(|| "the target".to_owned(), |target| target.name.clone()),
-        session,
-        user: Side::new(user.transport),
-        target: Side::new(target.transport),
-        channels: Channels::default(),
-        up: Lane::default(),
-        down: Lane::default(),
-        decisions: FuturesUnordered::new(),
-        retiring: Vec::new(),
-        closing: FuturesUnordered::new(),
-        replies: VecDeque::new(),
-        facts: VecDeque::new(),
-        logging: FuturesUnordered::new(),
-        listeners: BTreeMap::new(),
-        agent_lent: false,
-        exit_status: None,
-        bytes_up: 0,
-        bytes_down: 0,
-    };
+    let relay = Relay::new(user.transport, target.transport, session);
     relay.run(user.stream, target.stream).await
 }
 
@@ -261,6 +237,34 @@ enum Event {
 }
 
 impl Relay {
+    fn new(user: Transport, target: Transport, session: Arc<Session>) -> Self {
+        Self {
+            target_name: session
+                .grant()
+                .request()
+                .target
+                .as_ref()
+                .map_or_else(|| "the target".to_owned(), |target| target.name.clone()),
+            session,
+            user: Side::new(user),
+            target: Side::new(target),
+            channels: Channels::default(),
+            up: Lane::default(),
+            down: Lane::default(),
+            decisions: FuturesUnordered::new(),
+            retiring: Vec::new(),
+            closing: FuturesUnordered::new(),
+            replies: VecDeque::new(),
+            facts: VecDeque::new(),
+            logging: FuturesUnordered::new(),
+            listeners: BTreeMap::new(),
+            agent_lent: false,
+            exit_status: None,
+            bytes_up: 0,
+            bytes_down: 0,
+        }
+    }
+
     async fn run<S, T>(mut self, user: S, target: T) -> SshEnd
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -455,3 +459,6 @@ async fn write<W: AsyncWrite + Unpin>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

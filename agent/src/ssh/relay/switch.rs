@@ -2,24 +2,20 @@
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use postern_proto::audit::event::{Channel as Subject, Fact, FileOperation};
+use postern_proto::audit::event::{Fact, FileOperation};
 use postern_proto::gateway::message::CloseReason;
 use postern_proto::wire::WireError;
 use tokio::time::{Duration, Instant};
 
 use super::channels::{Channel, Content, Flow, Key, Program, Purpose, Reply, Way};
-use super::end::{End, close};
+use super::end::End;
 use super::message::{
     self, CHANNEL_CLOSE, CHANNEL_DATA, CHANNEL_EOF, CHANNEL_EXTENDED_DATA, CHANNEL_FAILURE,
     CHANNEL_OPEN, CHANNEL_OPEN_CONFIRMATION, CHANNEL_OPEN_FAILURE, CHANNEL_REQUEST,
-    CHANNEL_SUCCESS, CHANNEL_WINDOW_ADJUST, Confirmation, GLOBAL_REQUEST, Open, REQUEST_FAILURE,
-    REQUEST_SUCCESS,
+    CHANNEL_SUCCESS, CHANNEL_WINDOW_ADJUST, GLOBAL_REQUEST, REQUEST_FAILURE, REQUEST_SUCCESS,
 };
-use super::{
-    BATCH, Batch, Decided, Flight, HARD_BACKLOG, Lane, Relay, Retiring, SOFT_BACKLOG, Side,
-};
-use crate::evidence::{Entry, Recording, RecordingKind};
-use crate::session::ChannelRefused;
+use super::{BATCH, Batch, Flight, HARD_BACKLOG, Lane, Relay, SOFT_BACKLOG, Side};
+use crate::evidence::Entry;
 use crate::ssh::transport::TransportError;
 
 /// Facts that wait for the log before nothing more passes, and those that are written at once.

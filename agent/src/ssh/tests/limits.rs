@@ -393,3 +393,53 @@ async fn the_post_quantum_exchange_is_what_russh_agrees_on_too() {
     );
     assert_eq!(names.recv().await.unwrap(), "mlkem768x25519-sha256");
 }
+
+/// Bytes of this process that are in memory.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+#[tokio::test]
+async fn an_idle_session_holds_little_also_after_bulk() {
+    const SESSIONS: u64 = 40;
+    const NAME: &str = "ssh::tests::limits::an_idle_session_holds_little_also_after_bulk";
+    const ALONE: &str = "POSTERN_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        // Other tests in the same process would be counted too.
+        let mut alone = tokio::process::Command::new(std::env::current_exe().unwrap());
+        alone
+            .args(["--exact", NAME, "--nocapture"])
+            .env(ALONE, "1")
+            .kill_on_drop(true);
+        print!("{}", stdout(&run(alone).await));
+        return;
+    }
+    let agent = Agent::start().await;
+    stdout(&agent.ssh(&["true"]).await);
+    let before = resident();
+    let done = agent.folder.path().join("done");
+    std::fs::create_dir(&done).unwrap();
+    let mut clients = Vec::new();
+    for n in 0..SESSIONS {
+        let mut command = agent.command("ssh");
+        command
+            .arg("web-1")
+            .arg(format!(
+                "head -c 16M /dev/zero; touch {}/{n}; exec sleep 1000",
+                done.display()
+            ))
+            .stdout(Stdio::null());
+        clients.push(command.spawn().unwrap());
+    }
+    let count = || std::fs::read_dir(&done).unwrap().count() as u64;
+    eventually(|| count() == SESSIONS).await;
+    let each = || resident().saturating_sub(before) / SESSIONS / 1024;
+    let most = each();
+    eventually(|| each() <= 256).await;
+    println!(
+        "{most} KiB per session under bulk, {} KiB soon after",
+        each()
+    );
+}
