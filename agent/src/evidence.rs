@@ -1,14 +1,50 @@
-//! Evidence: the audit log and recordings. Placeholder in memory until the real one is merged.
+//! Evidence: the audit log and recordings (DESIGN.md section 7).
+//!
+//! ```text
+//! append ─▶ log thread ─▶ entry, tiles, checkpoint: durable ─▶ Witness
+//! write  ─▶ recorder threads ─▶ seal, write() ─▶ relay
+//!                  └─ flusher, every 100 ms ─▶ progress ─▶ log thread
+//! watchdog: whatever of these takes longer than a second fails the store, until restart
+//! ```
 
+mod auditors;
+mod disk;
+mod flush;
+mod health;
+mod log;
+mod open;
+mod quota;
+pub mod reader;
+mod recorder;
+mod recover;
+mod reserve;
+mod retention;
+mod writer;
+
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
-use bytes::Bytes;
-use postern_proto::audit::event::{Event, FileOperation, RecordingDigest};
+use postern_proto::audit::event::{Event, Fact, RecordingDigest};
+use postern_proto::audit::tree;
 use postern_proto::gateway::message::Witness;
 use postern_proto::names::SessionId;
-use tokio::sync::watch;
+use postern_proto::recording::RecordingName;
+pub use postern_proto::recording::{Entry, Kind as RecordingKind};
+use tokio::sync::{mpsc, oneshot, watch};
 
-/// Why evidence could not be written. Final for the store until restart, except `Quota`.
+use health::{Health, lock};
+pub use open::{OpenError, Settings, Startup};
+use quota::Usage;
+use reader::FolderStore;
+use recorder::{Begin, Open, Queue, ROOM};
+use writer::Order;
+
+/// What leaves say of the program that wrote them.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Why evidence could not be written. Final for the store until restart, except `Quota` and
+/// `Space`.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EvidenceError {
     /// The log or a recording cannot be written.
@@ -27,96 +63,139 @@ pub enum EvidenceError {
     },
 }
 
-/// What a recording holds; decides its format.
-#[derive(Debug, Clone)]
-pub enum RecordingKind {
-    /// A terminal.
-    Terminal {
-        /// Columns at the start.
-        columns: u32,
-        /// Rows at the start.
-        rows: u32,
-        /// `TERM` as the client sent it.
-        term: String,
-        /// The command, when one runs in it.
-        command: Option<String>,
-    },
-    /// A command or subsystem without a terminal.
-    Streams {
-        /// The command line or subsystem.
-        command: String,
-    },
-    /// Timed byte counts of a TCP stream.
-    Flow {
-        /// Where it goes.
-        destination: String,
-    },
-}
-
-/// One thing that passed.
-#[derive(Debug, Clone)]
-pub enum Entry {
-    /// To the client.
-    Output(Bytes),
-    /// To the client, on stderr.
-    Error(Bytes),
-    /// From the client (kept when policy asks, and for streams).
-    Input(Bytes),
-    /// The terminal's new size.
-    Resize {
-        /// Columns.
-        columns: u32,
-        /// Rows.
-        rows: u32,
-    },
-    /// The command's end: status, or signal name.
-    Exit(Result<u32, String>),
-    /// Bytes that a TCP stream moved since the last entry.
-    Flow {
-        /// From the client.
-        up: u64,
-        /// To the client.
-        down: u64,
-    },
-    /// A file operation.
-    File(FileOperation),
-    /// Something that the reader must know: a gap, a limit.
-    Note(String),
-}
-
-/// The evidence store of this agent. Clones share it.
+/// The evidence store of this agent. Clones share it; with the last one its threads end.
 #[derive(Clone)]
 pub struct Evidence {
-    events: Arc<Mutex<Vec<Event>>>,
-    failure: watch::Sender<Option<Arc<str>>>,
+    shared: Arc<Shared>,
 }
 
-impl Default for Evidence {
-    fn default() -> Self {
-        Self {
-            events: Arc::default(),
-            failure: watch::Sender::new(None),
-        }
+struct Shared {
+    folder: PathBuf,
+    vkey: String,
+    orders: mpsc::Sender<Order>,
+    queue: Arc<Queue>,
+    dirty: Arc<flush::Dirty>,
+    health: Arc<Health>,
+    usage: Usage,
+    /// Recordings whose end the log does not state yet.
+    recordings: Mutex<std::collections::HashMap<RecordingName, Arc<Open>>>,
+    checkpoint: watch::Receiver<String>,
+    floor: u64,
+    record_input: bool,
+    bulk_programs: Vec<String>,
+    threads: Mutex<Threads>,
+    /// The folder of [`Evidence::default`], removed with the store.
+    #[cfg(test)]
+    temporary: std::sync::OnceLock<tempfile::TempDir>,
+}
+
+/// In the order in which they end.
+#[derive(Default)]
+struct Threads {
+    recorders: Vec<JoinHandle<()>>,
+    flusher: Vec<JoinHandle<()>>,
+    /// And the watchdog.
+    log: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// Orders every thread to finish. What was asked before is still done.
+    fn stop(&self) {
+        self.queue.stop();
+        self.dirty.stop();
+        self.health.stop();
+        // A full queue: the log thread ends when its last sender is gone.
+        drop(self.orders.try_send(Order::Stop));
     }
 }
 
 impl Evidence {
     /// Appends one event; returns once it is durable under a durable checkpoint.
     pub async fn append(&self, event: Event) -> Result<Witness, EvidenceError> {
-        self.events
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .push(event);
-        Ok(Witness {
-            checkpoint: String::new(),
-            leaf: 0,
-            leaf_hash: String::new(),
-            proof: vec![],
-        })
+        let closing = match (&event.fact, event.session) {
+            (Fact::SessionClosed { recordings, .. }, Some(session)) => {
+                // What the log is about to state must be on disk first.
+                self.synced(recordings).await;
+                Some(session)
+            }
+            _ => None,
+        };
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Append {
+            event: Box::new(event),
+            reply: Some(reply),
+        };
+        if self.shared.orders.send(order).await.is_err() {
+            return Err(self.closed());
+        }
+        let result = answer.await.unwrap_or_else(|_| Err(self.closed()));
+        if let (Ok(_), Some(session)) = (&result, closing) {
+            self.shared.usage.close(session);
+            lock(&self.shared.recordings).retain(|name, _| name.session != session);
+        }
+        result
+    }
+
+    /// Adds to `witness` the proof that the log still begins with its first `known` entries. A
+    /// number that the log never had gets no proof, and the client refuses.
+    pub async fn prove_growth(
+        &self,
+        witness: &mut Witness,
+        known: u64,
+    ) -> Result<(), EvidenceError> {
+        let store = self.reader();
+        let note = witness.checkpoint.clone();
+        let work = move || -> Option<Vec<String>> {
+            let size = note.lines().nth(1)?.parse().ok()?;
+            if known > size {
+                return Some(Vec::new());
+            }
+            let tiles = |level: u8, index: u64| store.tile(level, index, size);
+            let proof = tree::prove_growth(&tiles, size, known).ok()?;
+            Some(proof.iter().map(|hash| hex::encode(hash.0)).collect())
+        };
+        let proof = tokio::task::spawn_blocking(work).await.ok().flatten();
+        witness.consistency =
+            proof.ok_or_else(|| EvidenceError::Failed("the log's tiles cannot be read".into()))?;
+        Ok(())
+    }
+
+    /// The proof of the same event under the newest checkpoint.
+    pub async fn renew(&self, witness: &Witness) -> Result<Witness, EvidenceError> {
+        let store = self.reader();
+        let note = self.checkpoint();
+        let (leaf, leaf_hash) = (witness.leaf, witness.leaf_hash.clone());
+        let work = move || -> Option<Witness> {
+            let size = note.lines().nth(1)?.parse().ok()?;
+            let tiles = |level: u8, index: u64| store.tile(level, index, size);
+            let proof = tree::prove_leaf(&tiles, size, leaf).ok()?;
+            Some(Witness {
+                checkpoint: note,
+                leaf,
+                leaf_hash,
+                proof: proof.iter().map(|hash| hex::encode(hash.0)).collect(),
+                consistency: Vec::new(),
+            })
+        };
+        let renewed = tokio::task::spawn_blocking(work).await.ok().flatten();
+        renewed.ok_or_else(|| EvidenceError::Failed("the log's tiles cannot be read".into()))
     }
 
     /// Whether a new session may start: the store works and space is above the floor.
     pub fn admit(&self) -> Result<(), EvidenceError> {
+        if let Some(error) = self.shared.health.error() {
+            return Err(error);
+        }
+        let (free, floor) = (self.shared.dirty.free(), self.shared.floor);
+        if free < floor {
+            return Err(EvidenceError::Space { free, floor });
+        }
         Ok(())
     }
 
@@ -127,25 +206,136 @@ impl Evidence {
         principal: &str,
         kind: RecordingKind,
     ) -> Result<Recording, EvidenceError> {
-        let _ = (principal, kind);
+        self.admit()?;
+        let usage = self.shared.usage.session(session, principal);
+        let name = RecordingName {
+            session,
+            number: usage.number(),
+        };
+        let (reply, answer) = oneshot::channel();
+        self.shared.queue.begin(Begin {
+            name,
+            usage,
+            bulk: self.is_bulk(&kind),
+            kind,
+            record_input: self.shared.record_input,
+            reply,
+        });
+        let open = self.or_failure(answer).await?;
+        lock(&self.shared.recordings).insert(name, Arc::clone(&open));
         Ok(Recording {
-            name: format!("{session}-0"),
-            entries: Arc::default(),
+            name: name.to_string(),
+            handle: Arc::new(Handle {
+                open,
+                evidence: self.clone(),
+            }),
         })
     }
 
     /// Becomes `Some(why)` when the store has failed: every session ends within a second.
     pub fn failure(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.failure.subscribe()
+        self.shared.health.failure()
+    }
+
+    /// The log's last durable checkpoint, as it was signed.
+    pub fn checkpoint(&self) -> String {
+        self.shared.checkpoint.borrow().clone()
+    }
+
+    /// The log's public key, as C2SP writes it.
+    pub fn vkey(&self) -> &str {
+        &self.shared.vkey
+    }
+
+    /// Reads the store, for the audit API.
+    pub fn reader(&self) -> FolderStore {
+        FolderStore::new(self.shared.folder.clone())
+    }
+
+    /// Writes and syncs what is left, says in the log that the agent stopped and ends the
+    /// threads. Sessions are to be closed before; recordings that are still open stay without
+    /// an end.
+    pub async fn shutdown(&self) -> Result<(), EvidenceError> {
+        let threads = std::mem::take(&mut *lock(&self.shared.threads));
+        self.shared.queue.stop();
+        join(threads.recorders).await?;
+        self.shared.dirty.stop();
+        join(threads.flusher).await?;
+        let stopped = self.append(open::agent_event(Fact::AgentStopped)).await;
+        self.shared.health.stop();
+        drop(self.shared.orders.send(Order::Stop).await);
+        join(threads.log).await?;
+        stopped.map(drop)
+    }
+
+    /// Waits until these recordings are on disk as far as their digests say, or the store failed.
+    async fn synced(&self, recordings: &[RecordingDigest]) {
+        let behind: Vec<Arc<Open>> = {
+            let open = lock(&self.shared.recordings);
+            recordings
+                .iter()
+                .filter_map(|digest| open.get(&digest.name.parse().ok()?).cloned())
+                .collect()
+        };
+        let mut done = self.shared.dirty.done();
+        let mut failure = self.failure();
+        while behind.iter().any(|open| open.is_behind()) {
+            self.shared.dirty.kick();
+            tokio::select! {
+                changed = done.changed() => if changed.is_err() { return },
+                _ = failure.wait_for(Option::is_some) => return,
+            }
+        }
+    }
+
+    async fn or_failure<T>(
+        &self,
+        answer: oneshot::Receiver<Result<T, EvidenceError>>,
+    ) -> Result<T, EvidenceError> {
+        let mut failure = self.failure();
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or_else(|_| Err(self.closed())),
+            _ = failure.wait_for(Option::is_some) => Err(self.closed()),
+        }
+    }
+
+    fn closed(&self) -> EvidenceError {
+        self.shared
+            .health
+            .error()
+            .unwrap_or_else(|| EvidenceError::Failed("the store is closed".into()))
+    }
+
+    /// Whether the command's program is one whose streams are kept as digests.
+    fn is_bulk(&self, kind: &RecordingKind) -> bool {
+        let RecordingKind::Streams { command } = kind else {
+            return false;
+        };
+        let program = command.split_whitespace().next().unwrap_or_default();
+        let program = program.rsplit('/').next().unwrap_or_default();
+        self.shared.bulk_programs.iter().any(|bulk| bulk == program)
     }
 }
 
 /// A recording that is open. What passes is handed to it first. Clones share it: several relays
-/// of one channel write to one recording.
+/// of one channel write to one recording. When the last clone goes without [`Recording::close`],
+/// the recording is closed.
 #[derive(Clone)]
 pub struct Recording {
     name: String,
-    entries: Arc<Mutex<Vec<Entry>>>,
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    open: Arc<Open>,
+    evidence: Evidence,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        drop(self.open.close(&self.evidence.shared.queue));
+    }
 }
 
 impl Recording {
@@ -156,20 +346,72 @@ impl Recording {
 
     /// Seals and writes; returns once the write is done. Relay only after it returned.
     pub async fn write(&self, entry: Entry) -> Result<(), EvidenceError> {
-        self.entries
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .push(entry);
-        Ok(())
+        let Handle { open, evidence } = &*self.handle;
+        let shared = &evidence.shared;
+        if let Some(error) = shared.health.error() {
+            return Err(error);
+        }
+        let weight = entry.weight().clamp(1, ROOM) as u32;
+        let room = Arc::clone(&open.room)
+            .acquire_many_owned(weight)
+            .await
+            .map_err(|_| evidence.closed())?;
+        let answer = open.push(&shared.queue, entry, room)?;
+        evidence.or_failure(answer).await
     }
 
-    /// Ends it. Later writes fail.
+    /// Ends it. Later writes fail; a second call answers the same.
     pub async fn close(&self) -> Result<RecordingDigest, EvidenceError> {
-        Ok(RecordingDigest {
-            name: self.name.clone(),
-            length: 0,
-            sha256: String::new(),
-            complete: true,
-        })
+        let Handle { open, evidence } = &*self.handle;
+        let answer = open.close(&evidence.shared.queue);
+        // Also after a failure: what is left of the recording is to be told. The recorder
+        // answers at once then, unless it hangs in a write.
+        tokio::time::timeout(CLOSE_DEADLINE, answer)
+            .await
+            .map_or(Err(None), |answer| {
+                answer
+                    .map_err(|_| None)
+                    .and_then(|result| result.map_err(Some))
+            })
+            .map_err(|error| error.unwrap_or_else(|| evidence.closed()))
     }
 }
+
+async fn join(threads: Vec<JoinHandle<()>>) -> Result<(), EvidenceError> {
+    let join = move || {
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map_err(drop))
+    };
+    match tokio::task::spawn_blocking(join).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(EvidenceError::Failed("a thread of the store died".into())),
+    }
+}
+
+/// How long closing a recording may take when a disk hangs: less than the second in which
+/// sessions must end.
+const CLOSE_DEADLINE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// For tests of what stands on evidence: a real store in a folder of its own.
+#[cfg(test)]
+impl Default for Evidence {
+    fn default() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (settings, _) = tests::settings(folder.path());
+        let (evidence, _) = Self::open(settings).expect("an evidence store");
+        drop(evidence.shared.temporary.set(folder));
+        evidence
+    }
+}
+
+#[cfg(test)]
+impl Evidence {
+    /// Makes the store fail, as a full disk would.
+    pub(crate) fn fail(&self) {
+        self.shared.health.broke("a write", &"the disk is gone");
+    }
+}
+
+#[cfg(test)]
+mod tests;

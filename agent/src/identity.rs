@@ -1,7 +1,42 @@
 //! Who is asking: the only place where a principal becomes verified.
+//!
+//! ```text
+//! enroll ── proof (pure) ── sts ── answer (pure) ── caller (pure) ── ca    a certificate
+//!    └───── attestation: is the oracle itself sound?   approvals: step-up   an approval
+//! tls::PeerTrust ── a certificate, checked now ──▶ VerifiedPrincipal
+//! ```
 
-use postern_proto::audit::event::Actor;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use postern_proto::audit::event::{Actor, Event};
 use postern_proto::names::{Assurance, Principal};
+
+mod answer;
+mod approvals;
+pub mod attestation;
+mod caller;
+mod deny;
+mod enroll;
+mod lines;
+mod proof;
+mod refusal;
+mod region;
+mod slots;
+mod sts;
+#[cfg(test)]
+pub(crate) mod testing;
+mod trust_policy;
+
+pub use approvals::{Approval, ApprovalFault, Approvals};
+pub use deny::{DenyFault, DenyHook, DenyList};
+pub use enroll::{EnrollEnd, Enroller, EnrollerParts};
+pub use refusal::Refusal;
+pub use region::region_suffix;
+pub use sts::{StsClient, StsFault};
+
+/// Writes one event; the future resolves once it is durable, or says why it never will be.
+pub type Record = Arc<dyn Fn(Event) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Somebody whose client certificate this agent (or one it trusts) issued and checked just now.
 #[derive(Debug, Clone)]
@@ -36,6 +71,10 @@ impl VerifiedPrincipal {
     /// When the certificate ends (seconds since 1970).
     pub fn not_after(&self) -> i64 {
         self.not_after
+    }
+    /// When the client claims that its AWS session ends (seconds since 1970).
+    pub fn claimed_end(&self) -> Option<i64> {
+        self.claimed_end
     }
     /// SHA-256 of the certificate's SubjectPublicKeyInfo: what a step-up approval is for.
     pub fn key_hash(&self) -> &[u8; 32] {

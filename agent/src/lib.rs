@@ -12,9 +12,33 @@
 //! A security decision is a value that only its module builds: [`identity::VerifiedPrincipal`],
 //! [`policy::Grant`], [`evidence::Recording`]. Relaying takes all three.
 
+mod assemble;
+pub mod aws;
+pub mod ca;
+pub mod cli;
+pub mod config;
+mod end;
 pub mod evidence;
+pub mod files;
+mod health;
+mod http;
 pub mod identity;
+pub mod instance_connect;
 pub mod inventory;
+pub mod keys;
+mod limits;
+mod pipe;
 pub mod policy;
+pub mod run;
+mod server;
 pub mod session;
+mod shell;
+mod socket;
 pub mod ssh;
+mod strangers;
+pub mod target;
+#[cfg(test)]
+mod testing;
+pub mod tls;
+mod tunnel;
+pub mod watch;

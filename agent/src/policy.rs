@@ -1,10 +1,34 @@
 //! Decisions: the only place where a grant is made.
+//!
+//! ```text
+//! files ─ load ─ Policies ─┬─ decide   Request -> Allow(Grant) | StepUp | Deny
+//!           ^              ├─ admit    is this principal or certificate barred altogether
+//!         store            └─ explain  the same answer with its reasons, for `postern why`
+//! ```
+//!
+//! Default deny, in Cedar. Cedar alone would skip a policy that fails to evaluate; here it denies
+//! everything, by name. [`Policies`] is pure: no clock, no files, no network after `load`.
 
+mod condition;
+mod decide;
+mod explain;
+mod load;
+mod question;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use postern_proto::names::{Assurance, LoginUser};
 use time::OffsetDateTime;
+
+pub use self::explain::{ConditionState, Explanation, PermitState, Verdict};
+pub use self::load::{Policies, PolicyError, Problem, SCHEMA_TEXT};
+pub use self::store::PolicyStore;
 
 use crate::identity::VerifiedPrincipal;
 use crate::inventory::Target;
@@ -32,6 +56,58 @@ pub enum Action {
     SessionKill,
 }
 
+impl Action {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Connect,
+        Self::Tunnel,
+        Self::Reverse,
+        Self::ForwardAgent,
+        Self::AuditList,
+        Self::AuditPlay,
+        Self::SessionList,
+        Self::SessionWatch,
+        Self::SessionKill,
+    ];
+
+    /// The name in the policy schema and in commands.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Tunnel => "tunnel",
+            Self::Reverse => "reverse",
+            Self::ForwardAgent => "forward_agent",
+            Self::AuditList => "audit_list",
+            Self::AuditPlay => "audit_play",
+            Self::SessionList => "session_list",
+            Self::SessionWatch => "session_watch",
+            Self::SessionKill => "session_kill",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no action.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is no action; actions are connect, tunnel, reverse, forward_agent, audit_list, audit_play, session_list, session_watch and session_kill", .0.escape_debug())]
+pub struct UnknownAction(String);
+
+impl FromStr for Action {
+    type Err = UnknownAction;
+
+    fn from_str(text: &str) -> Result<Self, UnknownAction> {
+        Self::ALL
+            .into_iter()
+            .find(|action| action.as_str() == text)
+            .ok_or_else(|| UnknownAction(text.chars().take(64).collect()))
+    }
+}
+
 /// One question to policy. All that a decision may depend on is here.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -47,7 +123,8 @@ pub struct Request {
     pub user: Option<LoginUser>,
     /// The port, for tunnels and listeners.
     pub port: Option<u16>,
-    /// The host behind the target, for tunnels.
+    /// The host behind the target, for tunnels; `None` for the target itself, also when the client
+    /// of an SSH session calls it `localhost`. For listeners: the address to listen on.
     pub host: Option<String>,
     /// Assurance for this request: `AwsMfaFresh` once a step-up approval was used.
     pub assurance: Assurance,
@@ -59,6 +136,10 @@ pub struct Request {
 
 /// The answer.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per decision, and moved once: a box would only make callers unpack it"
+)]
 pub enum Decision {
     /// Yes.
     Allow(Grant),
@@ -87,6 +168,24 @@ impl Grant {
     /// Ids of the policies that allowed it.
     pub fn policies(&self) -> &[String] {
         &self.policies
+    }
+
+    /// The same question at a later time, for sessions that are looked at again: assurance and
+    /// the age of MFA stay what they were at the grant, all else is read anew.
+    pub fn again(
+        &self,
+        now: OffsetDateTime,
+        source: IpAddr,
+        target: Option<Arc<Target>>,
+    ) -> Request {
+        let passed = (now - self.request.now).whole_seconds();
+        Request {
+            now,
+            source,
+            target,
+            mfa_not_before: self.request.mfa_not_before.saturating_add(passed),
+            ..self.request.clone()
+        }
     }
 }
 

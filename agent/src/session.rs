@@ -1,14 +1,44 @@
-//! A session's life: what the relays (ssh, tunnel) may ask of the session that they serve.
+//! A session: one grant in use.
+//!
+//! ```text
+//! serve    Open -> who -> evidence? -> target -> policy -> dial -> (ssh) -> durable -> Granted -> relay -> Close
+//! registry the sessions that are open; further pipes find theirs here
+//! keeper   looks at them again: policy, time, evidence, nobody left
+//! step_up  which `Open`s wait for a fresh code
+//! ```
+//!
+//! [`Session`] is what the relays (ssh, tunnel) may ask of the session that they serve.
 
+mod keeper;
+mod registry;
+mod serve;
+mod state;
+mod step_up;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use postern_proto::audit::event::{Channel, Fact};
-use postern_proto::gateway::message::CloseReason;
+use postern_proto::audit::event::{Access, Actor, Channel, Event, EventTarget, Fact};
+use postern_proto::gateway::message::{CloseReason, Witness};
 use postern_proto::names::SessionId;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use crate::assemble::Rules;
 use crate::evidence::{Evidence, EvidenceError, Recording, RecordingKind};
-use crate::policy::{Denial, Grant};
+use crate::limits::SessionPlace;
+use crate::policy::{Action, Decision, Denial, Grant, Request};
+use state::State;
+
+pub(crate) use keeper::Keeper;
+pub(crate) use registry::{Registry, SessionSummary};
+pub(crate) use serve::{Peer, serve};
+pub(crate) use state::PipeNumber;
+pub(crate) use step_up::StepUps;
 
 /// Why a session must end, with a sentence for the person.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,23 +49,79 @@ pub struct Ending {
     pub message: Option<String>,
 }
 
-/// A granted session while it lives; relays hold it in an `Arc`. Placeholder for the parts that
-/// the session module owns: decisions inside the session, evidence, and the order to end.
+/// Why a channel did not open.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChannelRefused {
+    /// Policy says no.
+    #[error("{}", .0.message)]
+    Denied(Denial),
+    /// Without evidence nothing opens.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+}
+
+/// A granted session while it lives; relays hold it in an `Arc`.
 pub struct Session {
     id: SessionId,
     grant: Grant,
+    /// Who, with the proof of a step-up.
+    actor: Actor,
+    access: Access,
+    target: EventTarget,
+    source: SocketAddr,
+    started: OffsetDateTime,
+    ends_at: OffsetDateTime,
     evidence: Evidence,
+    rules: Rules,
+    secret: zeroize::Zeroizing<[u8; 32]>,
+    /// Of the event that granted it; set once that is durable.
+    witness: Witness,
     ending: watch::Sender<Option<Ending>>,
+    notice: watch::Sender<Option<Arc<str>>>,
+    up: AtomicU64,
+    down: AtomicU64,
+    state: State,
+    _place: Option<SessionPlace>,
+}
+
+/// What a session is made of.
+pub(crate) struct Beginning {
+    pub(crate) id: SessionId,
+    pub(crate) grant: Grant,
+    pub(crate) actor: Actor,
+    pub(crate) access: Access,
+    pub(crate) target: EventTarget,
+    pub(crate) source: SocketAddr,
+    pub(crate) ends_at: OffsetDateTime,
+    pub(crate) evidence: Evidence,
+    pub(crate) rules: Rules,
+    pub(crate) witness: Witness,
+    pub(crate) secret: zeroize::Zeroizing<[u8; 32]>,
+    pub(crate) place: Option<SessionPlace>,
 }
 
 impl Session {
-    /// For the owner of the session (and tests of the relays).
-    pub fn new(id: SessionId, grant: Grant, evidence: Evidence) -> Arc<Self> {
+    /// The event that granted it is durable: `beginning` holds its witness.
+    pub(crate) fn new(beginning: Beginning) -> Arc<Self> {
         Arc::new(Self {
-            id,
-            grant,
-            evidence,
+            id: beginning.id,
+            started: beginning.grant.request().now,
+            grant: beginning.grant,
+            actor: beginning.actor,
+            access: beginning.access,
+            target: beginning.target,
+            source: beginning.source,
+            ends_at: beginning.ends_at,
+            evidence: beginning.evidence,
+            rules: beginning.rules,
+            secret: beginning.secret,
+            witness: beginning.witness,
             ending: watch::Sender::new(None),
+            notice: watch::Sender::new(None),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            state: State::default(),
+            _place: beginning.place,
         })
     }
 
@@ -58,25 +144,55 @@ impl Session {
         channel: Channel,
         recording: Option<RecordingKind>,
     ) -> Result<Option<Recording>, ChannelRefused> {
-        let _ = channel;
-        match recording {
-            None => Ok(None),
-            Some(kind) => {
-                let principal = self.grant.request().who.principal().key();
-                Ok(Some(self.evidence.begin(self.id, &principal, kind).await?))
+        let policies = match self.decide_channel(&channel) {
+            Ok(policies) => policies,
+            Err(denial) => {
+                let refused = Fact::ChannelOpened {
+                    channel,
+                    policies: denial.policies.clone(),
+                    refused: Some(denial.message.clone()),
+                    recording: None,
+                };
+                self.log(refused).await?;
+                return Err(ChannelRefused::Denied(denial));
             }
+        };
+        let recording = match recording {
+            None => None,
+            Some(kind) => Some(self.begin_recording(kind).await?),
+        };
+        let opened = Fact::ChannelOpened {
+            channel,
+            policies,
+            refused: None,
+            recording: recording.as_ref().map(|r| r.name().to_owned()),
+        };
+        if let Err(error) = self.log(opened).await {
+            if let Some(recording) = &recording {
+                // The first failure is the one to tell.
+                self.close_recording(recording).await.ok();
+            }
+            return Err(error.into());
         }
+        Ok(recording)
     }
 
     /// Closes a recording of this session and remembers its digest for the closing event.
     pub async fn close_recording(&self, recording: &Recording) -> Result<(), EvidenceError> {
-        recording.close().await.map(drop)
+        let digest = recording.close().await?;
+        if let Some(overflow) = self.state.add_recording(digest) {
+            // The closing event has a size: what does not fit gets an event of its own.
+            self.log(Fact::RecordingProgressed {
+                recording: overflow,
+            })
+            .await?;
+        }
+        Ok(())
     }
 
-    /// Writes an event about this session.
+    /// Writes an event about this session; returns once it is durable.
     pub async fn log(&self, fact: Fact) -> Result<(), EvidenceError> {
-        let _ = fact;
-        Ok(())
+        self.evidence.append(self.event(fact)).await.map(drop)
     }
 
     /// Becomes `Some` when the session must end (policy, time, evidence, quota, kill, drain).
@@ -94,15 +210,138 @@ impl Session {
             first
         });
     }
+
+    /// A sentence that the person should see while the session goes on: that its time is nearly
+    /// over.
+    pub fn notice(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.notice.subscribe()
+    }
+
+    /// Orders the end that `error` asks for.
+    pub(crate) fn end_for(&self, error: &EvidenceError) {
+        let reason = match error {
+            EvidenceError::Quota(_) => CloseReason::Quota,
+            EvidenceError::Failed(_) | EvidenceError::Space { .. } => CloseReason::Evidence,
+        };
+        let message = match error {
+            EvidenceError::Quota(bytes) => {
+                format!("the recording quota of {bytes} bytes is used up")
+            }
+            _ => "the agent can no longer write evidence".to_owned(),
+        };
+        self.end(Ending {
+            reason,
+            message: Some(message),
+        });
+    }
+
+    /// Begins a recording of this session.
+    pub(crate) async fn begin_recording(
+        &self,
+        kind: RecordingKind,
+    ) -> Result<Recording, EvidenceError> {
+        let principal = self.grant.request().who.principal().key();
+        self.evidence.begin(self.id, &principal, kind).await
+    }
+
+    /// Counts bytes that were relayed.
+    pub(crate) fn add_bytes(&self, up: u64, down: u64) {
+        self.up.fetch_add(up, Ordering::Relaxed);
+        self.down.fetch_add(down, Ordering::Relaxed);
+        metrics::counter!("postern_bytes_total", "direction" => "up").increment(up);
+        metrics::counter!("postern_bytes_total", "direction" => "down").increment(down);
+    }
+
+    /// Bytes relayed so far: from and to the client.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (
+            self.up.load(Ordering::Relaxed),
+            self.down.load(Ordering::Relaxed),
+        )
+    }
+
+    fn event(&self, fact: Fact) -> Event {
+        Event {
+            time_ms: unix_ms(OffsetDateTime::now_utc()),
+            session: Some(self.id),
+            actor: Some(self.actor.clone()),
+            source: Some(self.source.to_string()),
+            target: Some(self.target.clone()),
+            fact,
+        }
+    }
+
+    /// Ids of the policies that allow the channel.
+    fn decide_channel(&self, channel: &Channel) -> Result<Vec<String>, Denial> {
+        let (action, host, port) = match channel {
+            Channel::Shell { .. } | Channel::Command { .. } | Channel::Subsystem { .. } => {
+                return Ok(self.grant.policies().to_vec());
+            }
+            Channel::Direct { host, port } => (Action::Tunnel, host_behind(host), Some(*port)),
+            Channel::Reverse { host, port } => (Action::Reverse, Some(host.clone()), Some(*port)),
+            Channel::AgentForward => (Action::ForwardAgent, None, None),
+        };
+        if let (Action::Tunnel, Some(port)) = (action, port)
+            && self.rules.carries_ssh(port)
+        {
+            return Err(Denial {
+                policies: vec![],
+                message: format!(
+                    "port {port} carries SSH, and SSH goes through `connect` or `proxy`, which record it"
+                ),
+                hint: None,
+            });
+        }
+        let request = Request {
+            action,
+            host,
+            port,
+            ..self.grant.again(
+                OffsetDateTime::now_utc(),
+                self.grant.request().source,
+                self.grant.request().target.clone(),
+            )
+        };
+        match (self.rules.decide)(&request) {
+            Decision::Allow(grant) => {
+                let policies = grant.policies().to_vec();
+                self.state.add_inner(grant)?;
+                Ok(policies)
+            }
+            Decision::StepUp { policies } => Err(Denial {
+                policies,
+                message: format!(
+                    "policy wants a fresh MFA code for `{}`",
+                    action_name(action)
+                ),
+                hint: Some("open the session itself with a fresh code".to_owned()),
+            }),
+            Decision::Deny(denial) => Err(denial),
+        }
+    }
 }
 
-/// Why a channel did not open.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ChannelRefused {
-    /// Policy says no.
-    #[error("{}", .0.message)]
-    Denied(Denial),
-    /// Without evidence nothing opens.
-    #[error(transparent)]
-    Evidence(#[from] EvidenceError),
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({})", self.id)
+    }
+}
+
+/// The host behind the target, or `None` for what means the target itself.
+fn host_behind(host: &str) -> Option<String> {
+    let own = matches!(host, "localhost" | "127.0.0.1" | "::1");
+    (!own).then(|| host.to_owned())
+}
+
+fn action_name(action: Action) -> &'static str {
+    match action {
+        Action::Reverse => "reverse",
+        Action::ForwardAgent => "forward_agent",
+        _ => "tunnel",
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }

@@ -1,6 +1,13 @@
 //! Built once in `run`: what commands need, resolved.
 
-use crate::config::AgentProfile;
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+
+use crate::cli::GlobalArgs;
+use crate::config::{AgentProfile, ConfigError, Environment, KeyringChoice, Settings};
+use crate::error::Error;
+use crate::identity::{Memory, terminal};
 use crate::output::Printer;
 
 /// Passed to every command.
@@ -12,6 +19,65 @@ pub struct Context {
     pub agents: Vec<AgentProfile>,
     /// The AWS profile in use.
     pub profile: String,
+    /// Whether the command line named the profile: then its keys come before the environment's.
+    pub profile_named: bool,
     /// Login user when the command names none.
     pub login_user: Option<String>,
+    /// Folder of what the client keeps: sessions (encrypted), newest checkpoints.
+    pub state: PathBuf,
+    /// Where the wrapping key of the kept sessions is.
+    pub keyring: KeyringChoice,
+    /// Folder of an audit store, when no agent is to be asked.
+    pub audit_store: Option<PathBuf>,
+    /// The auditor's age identity file.
+    pub auditor_identity: Option<PathBuf>,
+    /// A code that was given in the environment.
+    pub mfa_code: Option<SecretString>,
+    /// Whether somebody can be asked: there is a terminal, with us in its foreground.
+    pub may_ask: bool,
+    /// The variables of the process: the AWS configuration is read from them when it is needed.
+    pub environment: Environment,
+    /// What this process knows already, so that it asks for nothing twice.
+    pub memory: Memory,
+}
+
+impl Context {
+    /// Flags over environment over file.
+    pub fn resolve(
+        printer: Printer,
+        global: &GlobalArgs,
+        environment: Environment,
+    ) -> Result<Self, ConfigError> {
+        let settings = Settings::load(global, &environment)?;
+        Ok(Self::new(printer, settings, environment))
+    }
+
+    /// From settings that are resolved.
+    pub fn new(printer: Printer, settings: Settings, environment: Environment) -> Self {
+        Self {
+            printer,
+            agents: settings.agents,
+            profile: settings.profile,
+            profile_named: settings.profile_named,
+            login_user: settings.login_user,
+            state: settings.state,
+            keyring: settings.keyring,
+            audit_store: settings.audit_store,
+            auditor_identity: settings.auditor_identity,
+            mfa_code: settings.mfa_code,
+            may_ask: terminal::available(),
+            environment,
+            memory: Memory::default(),
+        }
+    }
+
+    /// The agent to go through: the first one.
+    pub fn agent(&self) -> Result<&AgentProfile, Error> {
+        self.agents.first().ok_or_else(|| {
+            Error::usage("no agent is configured").hint(
+                "add an [[agent]] section to the configuration file, or set POSTERN_AGENT \
+                 and its companions",
+            )
+        })
+    }
 }

@@ -24,4 +24,5 @@ pub mod audit;
 pub mod enroll;
 pub mod gateway;
 pub mod names;
+pub mod recording;
 pub mod wire;

@@ -15,6 +15,17 @@ pub struct NameError {
     text: String,
 }
 
+impl NameError {
+    /// Shows `text` escaped and cut: what was refused may be long or hold control characters.
+    pub(crate) fn new(what: &'static str, expected: &'static str, text: &str) -> Self {
+        Self {
+            what,
+            expected,
+            text: text.chars().take(64).flat_map(char::escape_debug).collect(),
+        }
+    }
+}
+
 /// Declares an identifier: a text that one pattern accepts.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal, $expected:literal, $valid:expr) => {
@@ -46,9 +57,7 @@ macro_rules! name {
                 if valid(&text) {
                     Ok(Self(text))
                 } else {
-                    // What was refused may be long or hold control characters.
-                    let text = text.chars().take(64).flat_map(char::escape_debug).collect();
-                    Err(NameError { what: $what, expected: $expected, text })
+                    Err(NameError::new($what, $expected, &text))
                 }
             }
         }
@@ -177,11 +186,7 @@ impl FromStr for SessionId {
     fn from_str(text: &str) -> Result<Self, NameError> {
         ulid::Ulid::from_string(text)
             .map(Self)
-            .map_err(|_| NameError {
-                what: "session id",
-                expected: "a ULID of 26 characters",
-                text: text.chars().take(64).flat_map(char::escape_debug).collect(),
-            })
+            .map_err(|_| NameError::new("session id", "a ULID of 26 characters", text))
     }
 }
 

@@ -1,1 +1,9 @@
 //! End-to-end tests.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod aws;
+mod connect;
+mod denials;
+mod evidence;
+mod harness;
+mod interop;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gateway::message::{CloseReason, DenyCode, HostKeySeen};
 use crate::names::{Assurance, LoginUser, Principal, SessionId, TargetId};
+use crate::recording::RecordingName;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,6 +186,20 @@ pub enum Fact {
         subject: String,
         /// Whether it was allowed.
         allowed: bool,
+    },
+    /// Recordings are about to be deleted, since their retention is over.
+    RecordingsDeleted {
+        /// Their names.
+        recordings: Vec<RecordingName>,
+        /// Why, for operators.
+        reason: String,
+    },
+    /// The log's key changed: from here on the new one signs.
+    LogKeyChanged {
+        /// The new public key (C2SP vkey).
+        vkey: String,
+        /// A note by the old key that names the new one.
+        note: String,
     },
     /// Failures before authentication, summed up over a minute for one source.
     Unauthenticated {

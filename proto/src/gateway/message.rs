@@ -19,6 +19,10 @@ pub struct Open {
     /// The session that a step-up denial named: the approval was given for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved: Option<SessionId>,
+    /// Size of the newest checkpoint of this agent's log that the client keeps: the agent has to
+    /// prove that its log still begins with it. Not part of [`open_hash`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_size: Option<u64>,
     /// The client's version, for the log.
     pub client: String,
 }
@@ -129,6 +133,10 @@ pub struct Witness {
     pub leaf_hash: String,
     /// Hex hashes: RFC 6962 inclusion proof of the leaf in the checkpoint's tree.
     pub proof: Vec<String>,
+    /// Hex hashes: RFC 6962 consistency proof from the tree of [`Open::known_size`] (in a
+    /// `Close`: of the `Granted`'s checkpoint) to the checkpoint's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub consistency: Vec<String>,
 }
 
 /// The agent's no.
@@ -262,11 +270,12 @@ impl std::fmt::Debug for HexSecret {
 }
 
 /// The hash that a step-up approval is for: SHA-256 over the body of the `Open` frame with its
-/// `approved` and `join` fields absent, as serde_json writes it.
+/// `approved`, `join` and `known_size` fields absent, as serde_json writes it.
 pub fn open_hash(open: &Open) -> [u8; 32] {
     let bare = Open {
         join: None,
         approved: None,
+        known_size: None,
         ..open.clone()
     };
     // Serializing plain structs of strings and numbers cannot fail; an empty body matches nothing.
@@ -300,6 +309,7 @@ mod tests {
             },
             join: None,
             approved: None,
+            known_size: None,
             client: "0.1.0".to_owned(),
         }
     }

@@ -279,6 +279,10 @@ fn number(kind: FrameKind, body: &[u8]) -> Result<u64, Violation> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant will do to start from"
+)]
 mod tests {
     use bytes::BytesMut;
     use proptest::prelude::*;

@@ -19,7 +19,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::super::{Credential, HostIdentity, HostKeys, SshEnd, Upstream, serve};
-use crate::evidence::Evidence;
 use crate::identity::VerifiedPrincipal;
 use crate::inventory::{Target, TargetLogin};
 use crate::policy::{Action, Grant, Request};
@@ -153,7 +152,7 @@ pub(in crate::ssh) fn session(user: &str, target: &Target) -> Arc<Session> {
         request,
         policies: vec!["test".to_owned()],
     };
-    Session::new(SessionId::from_parts(1, 2), grant, Evidence::default())
+    crate::testing::session(SessionId::from_parts(1, 2), grant)
 }
 
 /// Who runs this test, and so may log in at a test's sshd.

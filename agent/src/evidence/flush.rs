@@ -1,0 +1,231 @@
+//! One flush for all recordings, started every 100 ms, and what the log says of those that grow.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use postern_proto::audit::event::{Event, Fact};
+use tokio::sync::{mpsc, watch};
+
+use super::disk;
+use super::health::{Health, Watched, lock};
+use super::recorder::{Open, Snapshot};
+use super::writer::Order;
+
+/// Between the starts of two flushes.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Files that are flushed one by one; with more, the file system is flushed as a whole.
+const ONE_BY_ONE: usize = 32;
+
+/// Recordings with bytes that are not synced.
+pub(super) struct Dirty {
+    list: Mutex<Vec<Arc<Open>>>,
+    created: AtomicBool,
+    kick: (Mutex<Kick>, Condvar),
+    done: watch::Sender<u64>,
+    free: AtomicU64,
+}
+
+#[derive(Default)]
+struct Kick {
+    now: bool,
+    stop: bool,
+}
+
+impl Dirty {
+    pub(super) fn new() -> Self {
+        Self {
+            list: Mutex::default(),
+            created: AtomicBool::new(false),
+            kick: (Mutex::default(), Condvar::new()),
+            done: watch::Sender::new(0),
+            free: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// A file was created: its folder is to be synced too.
+    pub(super) fn created(&self) {
+        self.created.store(true, Ordering::Release);
+    }
+
+    pub(super) fn mark(&self, open: &Arc<Open>) {
+        if !open.dirty.swap(true, Ordering::AcqRel) {
+            self.push(Arc::clone(open));
+        }
+    }
+
+    pub(super) fn push(&self, open: Arc<Open>) {
+        lock(&self.list).push(open);
+    }
+
+    /// Free bytes at the last look.
+    pub(super) fn free(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// Changes after every flush.
+    pub(super) fn done(&self) -> watch::Receiver<u64> {
+        self.done.subscribe()
+    }
+
+    /// Flushes now instead of at the next interval.
+    pub(super) fn kick(&self) {
+        lock(&self.kick.0).now = true;
+        self.kick.1.notify_all();
+    }
+
+    pub(super) fn stop(&self) {
+        lock(&self.kick.0).stop = true;
+        self.kick.1.notify_all();
+    }
+
+    /// Waits for the interval or a kick; `true` when it is time to stop.
+    fn wait(&self, until: Instant) -> bool {
+        let mut kick = lock(&self.kick.0);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if kick.now || kick.stop || left.is_zero() {
+                kick.now = false;
+                return kick.stop;
+            }
+            kick = match self.kick.1.wait_timeout(kick, left) {
+                Ok((kick, _)) => kick,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// Looks at the free space.
+    pub(super) fn look(&self, folder: &std::path::Path) -> std::io::Result<()> {
+        let stat = rustix::fs::statvfs(folder)?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        self.free.store(free, Ordering::Relaxed);
+        metrics::gauge!("postern_evidence_free_bytes").set(free as f64);
+        Ok(())
+    }
+}
+
+/// The flusher's thread.
+pub(super) struct Flusher {
+    /// The recordings' folder.
+    pub(super) folder: PathBuf,
+    pub(super) dirty: Arc<Dirty>,
+    pub(super) health: Arc<Health>,
+    pub(super) watched: Watched,
+    pub(super) orders: mpsc::WeakSender<Order>,
+    /// Between two statements on one growing recording.
+    pub(super) interval: Duration,
+}
+
+impl Flusher {
+    /// Runs until stopped; the last flush comes after the order to stop.
+    pub(super) fn run(self) {
+        let mut growing: Vec<Arc<Open>> = Vec::new();
+        loop {
+            let stop = self.dirty.wait(Instant::now() + INTERVAL);
+            let list = std::mem::take(&mut *lock(&self.dirty.list));
+            if !self.health.is_broken() {
+                self.flush(list, &mut growing);
+            }
+            if let Err(error) = self.watched.run(|| self.dirty.look(&self.folder)) {
+                self.health.broke("the evidence folder", &error);
+            }
+            self.report(&mut growing);
+            self.dirty.done.send_modify(|count| *count += 1);
+            if stop {
+                return;
+            }
+        }
+    }
+
+    fn flush(&self, list: Vec<Arc<Open>>, growing: &mut Vec<Arc<Open>>) {
+        if list.is_empty() {
+            return;
+        }
+        let snapshots: Vec<(Arc<Open>, Snapshot)> = list
+            .into_iter()
+            .map(|open| {
+                // Before the snapshot: a write after it marks the recording again.
+                open.dirty.store(false, Ordering::Release);
+                let snapshot = open.snapshot();
+                (open, snapshot)
+            })
+            .collect();
+        let began = Instant::now();
+        if let Err(error) = self.watched.run(|| self.sync(&snapshots)) {
+            self.health.broke("flushing recordings", &error);
+            return;
+        }
+        metrics::histogram!("postern_recording_flush_seconds")
+            .record(began.elapsed().as_secs_f64());
+        for (open, snapshot) in snapshots {
+            let mut progress = lock(&open.progress);
+            progress.synced = snapshot.length;
+            let known = progress.digest.replace(snapshot.digest(open.name));
+            drop(progress);
+            if known.is_none() {
+                growing.push(open);
+            }
+        }
+    }
+
+    fn sync(&self, snapshots: &[(Arc<Open>, Snapshot)]) -> std::io::Result<()> {
+        if let ([_, ..], Some((_, first))) = (
+            snapshots.get(ONE_BY_ONE..).unwrap_or_default(),
+            snapshots.first(),
+        ) {
+            self.dirty.created.store(false, Ordering::Release);
+            return Ok(rustix::fs::syncfs(&*first.file)?);
+        }
+        if self.dirty.created.swap(false, Ordering::AcqRel) {
+            disk::sync_folder(&self.folder)?;
+        }
+        snapshots
+            .iter()
+            .try_for_each(|(_, snapshot)| snapshot.file.sync_data())
+    }
+
+    /// Has the log state what is synced of each growing recording.
+    fn report(&self, growing: &mut Vec<Arc<Open>>) {
+        growing.retain(|open| {
+            let mut progress = lock(&open.progress);
+            if open.usage.closed.load(Ordering::Acquire) || progress.logged == progress.synced {
+                progress.digest = None;
+                return false;
+            }
+            if progress.logged_at.elapsed() < self.interval {
+                return true;
+            }
+            let (Some(recording), Some(orders)) = (progress.digest.clone(), self.orders.upgrade())
+            else {
+                return false;
+            };
+            let event = Event {
+                time_ms: now_ms(),
+                session: Some(open.name.session),
+                actor: None,
+                source: None,
+                target: None,
+                fact: Fact::RecordingProgressed { recording },
+            };
+            let order = Order::Append {
+                event: Box::new(event),
+                reply: None,
+            };
+            // A full queue: the next round tries again.
+            if orders.try_send(order).is_ok() {
+                progress.logged = progress.synced;
+                progress.logged_at = Instant::now();
+            }
+            true
+        });
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
+}

@@ -1,0 +1,383 @@
+//! Opening the store: settings, what was found, the threads.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use postern_proto::audit::event::{Event, Fact, RecordingDigest};
+use postern_proto::audit::note::{LogIdentity, LogSigner, NoteError, sign_key_change};
+use postern_proto::names::{AgentId, SessionId};
+use postern_proto::recording::RecordingName;
+use rustix::fs::{FlockOperation, flock};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::{mpsc, watch};
+
+use super::auditors::Auditors;
+use super::flush::{Dirty, Flusher, now_ms};
+use super::health::Health;
+use super::quota::{Quotas, Usage};
+use super::reader::FolderStore;
+use super::recorder::{Queue, Recorder};
+use super::recover::{self, LogError, OpenSessions};
+use super::reserve::Reserve;
+use super::writer::{QUEUE, Writer};
+use super::{Evidence, EvidenceError, Shared, Threads, VERSION, disk};
+
+const MIB: u64 = 1024 * 1024;
+/// Recorder threads: writes to the page cache rarely block, and the work is hashing and sealing.
+const RECORDERS: usize = 2;
+
+/// How the store is kept.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The store's folder. Made when missing.
+    pub folder: PathBuf,
+    /// The agent: the log's origin.
+    pub agent: AgentId,
+    /// The log's secret key (C2SP, `PRIVATE+KEY+…`), named like the agent.
+    pub signing_key: SecretString,
+    /// The key before, while it changes: it names the new one in the log, and both sign.
+    pub previous_key: Option<SecretString>,
+    /// The auditors' age recipients (X25519), one at least.
+    pub recipients: Vec<String>,
+    /// Bytes that must be free for a session to start.
+    pub free_floor: u64,
+    /// Recording bytes of one session.
+    pub session_quota: u64,
+    /// Recording bytes of one principal in 24 hours.
+    pub principal_quota: u64,
+    /// Whether terminals' input is recorded. It holds passwords.
+    pub record_input: bool,
+    /// Programs whose streams are recorded as digest, counts and first MiB (`rsync`, `git`, …).
+    pub bulk_programs: Vec<String>,
+    /// What a write or flush may take before the store counts as failed.
+    pub deadline: Duration,
+    /// How often the log states the length of a recording that grows: at least every 10 s, of
+    /// which some is for flush and commit.
+    pub progress: Duration,
+}
+
+impl Settings {
+    /// The defaults: 1 GiB floor, 4 GiB a session, 32 GiB a principal, no input, nothing bulk.
+    pub fn new(
+        folder: PathBuf,
+        agent: AgentId,
+        signing_key: SecretString,
+        recipients: Vec<String>,
+    ) -> Self {
+        Self {
+            folder,
+            agent,
+            signing_key,
+            previous_key: None,
+            recipients,
+            free_floor: 1024 * MIB,
+            session_quota: 4 * 1024 * MIB,
+            principal_quota: 32 * 1024 * MIB,
+            record_input: false,
+            bulk_programs: Vec::new(),
+            deadline: Duration::from_secs(1),
+            progress: Duration::from_secs(8),
+        }
+    }
+}
+
+/// What opening found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Startup {
+    /// Whether the log is new.
+    pub first: bool,
+    /// Entries that the log held, those that were kept included.
+    pub entries: u64,
+    /// Whole entries after the last checkpoint: kept.
+    pub kept: u64,
+    /// Bytes of a torn entry: dropped. Nobody was told that it is durable.
+    pub dropped: u64,
+    /// Sessions that had no end: closed as interrupted.
+    pub interrupted: Vec<SessionId>,
+    /// What an operator should change.
+    pub warnings: Vec<String>,
+}
+
+/// Why the store was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder cannot be used.
+    #[error("evidence folder {}: {error}", .folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Another process writes this log.
+    #[error("evidence folder {}: another process has it open", .0.display())]
+    Locked(PathBuf),
+    /// The log's key is not usable.
+    #[error("audit log key: {0}")]
+    Key(NoteError),
+    /// An auditors' recipient is not usable.
+    #[error("{0}")]
+    Recipients(String),
+    /// The log does not reproduce its last checkpoint. Nothing was changed.
+    #[error("audit log in {}: {error}", .folder.display())]
+    Log {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong.
+        error: LogError,
+    },
+    /// The first entries could not be written.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+}
+
+impl Evidence {
+    /// Opens the store: locks it, checks its log against the last durable checkpoint, closes the
+    /// sessions that were open as interrupted and says in the log that the agent started. Reads
+    /// the whole log and is not for an async thread.
+    pub fn open(settings: Settings) -> Result<(Self, Startup), OpenError> {
+        let folder = settings.folder.clone();
+        let fault = |error: io::Error| OpenError::Folder {
+            folder: folder.clone(),
+            error,
+        };
+        let auditors =
+            Arc::new(Auditors::new(&settings.recipients).map_err(OpenError::Recipients)?);
+        let signers = signers(&settings).map_err(OpenError::Key)?;
+        let vkey = signers
+            .first()
+            .map(|signer| signer.vkey().to_owned())
+            .unwrap_or_default();
+
+        let recordings = folder.join("recordings");
+        disk::make_folder(&recordings).map_err(fault)?;
+        let lock = lock_folder(&folder)?;
+        let recovered =
+            recover::open(&folder, &settings.agent, signers).map_err(|error| OpenError::Log {
+                folder: folder.clone(),
+                error,
+            })?;
+
+        let health = Arc::new(Health::new(settings.deadline));
+        let (checkpoint_tx, checkpoint) = watch::channel(recovered.log.checkpoint.clone());
+        let old_checkpoint = recovered.log.checkpoint.clone();
+        let mut writer = Writer {
+            log: recovered.log,
+            auditors: Arc::clone(&auditors),
+            health: Arc::clone(&health),
+            watched: health.watch("writing the audit log"),
+            reserve: Reserve::open(&folder).map_err(fault)?,
+            open: recovered.open,
+            checkpoint: checkpoint_tx,
+            floor: settings.free_floor,
+        };
+        writer.keep(&recovered.kept)?;
+        let store = FolderStore::new(folder.clone());
+        let interrupted = interrupted(&store, &writer.open).map_err(fault)?;
+        let startup = Startup {
+            first: recovered.first,
+            entries: writer.log.size(),
+            kept: recovered.kept.len() as u64,
+            dropped: recovered.dropped,
+            interrupted: interrupted
+                .iter()
+                .filter_map(|event| event.session)
+                .collect(),
+            warnings: warnings(&settings),
+        };
+        let mut events =
+            key_change(&settings, &writer.log.signers, &old_checkpoint).map_err(OpenError::Key)?;
+        events.push(agent_event(Fact::AgentStarted {
+            version: VERSION.to_owned(),
+            recipients: auditors.texts().to_vec(),
+            interrupted: startup.interrupted.clone(),
+        }));
+        events.extend(interrupted);
+        writer.begin(events)?;
+
+        let evidence =
+            start(settings, vkey, auditors, health, writer, checkpoint, lock).map_err(fault)?;
+        Ok((evidence, startup))
+    }
+}
+
+fn signers(settings: &Settings) -> Result<Vec<LogSigner>, NoteError> {
+    [Some(&settings.signing_key), settings.previous_key.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|secret| LogSigner::new(&settings.agent, secret.expose_secret()))
+        .collect()
+}
+
+/// One writer: the lock lives as long as its file is open, and dies with the process.
+fn lock_folder(folder: &Path) -> Result<File, OpenError> {
+    let file = disk::options()
+        .create(true)
+        .truncate(false)
+        .open(folder.join("lock"))
+        .map_err(|error| OpenError::Folder {
+            folder: folder.to_owned(),
+            error,
+        })?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(OpenError::Locked(folder.to_owned())),
+    }
+}
+
+fn warnings(settings: &Settings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if settings.recipients.len() < 2 {
+        warnings.push(
+            "there is one auditors' recipient alone: if its identity is lost, no recording can \
+             be read again"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+/// The old key's word for the new one, where the last checkpoint was not signed by the new one.
+fn key_change(
+    settings: &Settings,
+    signers: &[LogSigner],
+    checkpoint: &str,
+) -> Result<Vec<Event>, NoteError> {
+    let [new, old] = signers else {
+        return Ok(Vec::new());
+    };
+    let identity = LogIdentity::new(settings.agent.clone(), new.vkey())?;
+    if identity.checkpoint(checkpoint).is_ok() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![agent_event(Fact::LogKeyChanged {
+        vkey: new.vkey().to_owned(),
+        note: sign_key_change(&settings.agent, new.vkey(), old)?,
+    })])
+}
+
+/// An event of the agent itself, now.
+pub(super) fn agent_event(fact: Fact) -> Event {
+    Event {
+        time_ms: now_ms(),
+        session: None,
+        actor: None,
+        source: None,
+        target: None,
+        fact,
+    }
+}
+
+/// The closing event of each session without an end, with what is left of its recordings.
+fn interrupted(store: &FolderStore, open: &OpenSessions) -> io::Result<Vec<Event>> {
+    if open.0.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut left: BTreeMap<SessionId, Vec<RecordingName>> = BTreeMap::new();
+    for name in store.recordings()? {
+        left.entry(name.session).or_default().push(name);
+    }
+    open.0
+        .iter()
+        .map(|(session, open)| {
+            let names = left.remove(session).unwrap_or_default();
+            let recordings = names
+                .into_iter()
+                // What the log already states as ended needs no second word.
+                .filter(|name| {
+                    let logged = open.recordings.get(&name.to_string());
+                    !logged.is_some_and(|digest| digest.complete)
+                })
+                .map(|name| store.digest(name))
+                .collect::<io::Result<Vec<RecordingDigest>>>()?;
+            Ok(Event {
+                time_ms: now_ms(),
+                fact: Fact::SessionInterrupted { recordings },
+                ..open.granted.clone()
+            })
+        })
+        .collect()
+}
+
+fn start(
+    settings: Settings,
+    vkey: String,
+    auditors: Arc<Auditors>,
+    health: Arc<Health>,
+    writer: Writer,
+    checkpoint: watch::Receiver<String>,
+    lock: File,
+) -> io::Result<Evidence> {
+    let (orders, taken) = mpsc::channel(QUEUE);
+    let queue = Arc::new(Queue::default());
+    let dirty = Arc::new(Dirty::new());
+    let recordings = settings.folder.join("recordings");
+    dirty.look(&recordings)?;
+    let mut threads = Threads::default();
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(body)
+    };
+    let flusher = Flusher {
+        folder: recordings.clone(),
+        dirty: Arc::clone(&dirty),
+        health: Arc::clone(&health),
+        watched: health.watch("flushing recordings"),
+        orders: orders.downgrade(),
+        interval: settings.progress,
+    };
+    threads.log.push(spawn(
+        "evidence-log",
+        Box::new(move || {
+            writer.run(taken);
+            // Held until the log is closed.
+            drop(lock);
+        }),
+    )?);
+    for _ in 0..RECORDERS {
+        let recorder = Recorder {
+            folder: recordings.clone(),
+            queue: Arc::clone(&queue),
+            auditors: Arc::clone(&auditors),
+            health: Arc::clone(&health),
+            watched: health.watch("writing recordings"),
+            dirty: Arc::clone(&dirty),
+        };
+        let thread = spawn("evidence-record", Box::new(move || recorder.run()))?;
+        threads.recorders.push(thread);
+    }
+    threads
+        .flusher
+        .push(spawn("evidence-flush", Box::new(move || flusher.run()))?);
+    let watchdog = Arc::clone(&health);
+    threads.log.push(spawn(
+        "evidence-watch",
+        Box::new(move || watchdog.run_watchdog()),
+    )?);
+    Ok(Evidence {
+        shared: Arc::new(Shared {
+            folder: settings.folder,
+            vkey,
+            orders,
+            queue,
+            dirty,
+            health,
+            usage: Usage::new(Quotas {
+                session: settings.session_quota,
+                principal: settings.principal_quota,
+            }),
+            recordings: Mutex::new(HashMap::new()),
+            checkpoint,
+            floor: settings.free_floor,
+            record_input: settings.record_input,
+            bulk_programs: settings.bulk_programs,
+            threads: Mutex::new(threads),
+            #[cfg(test)]
+            temporary: std::sync::OnceLock::new(),
+        }),
+    })
+}

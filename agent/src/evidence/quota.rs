@@ -1,0 +1,110 @@
+//! Recording bytes of a session and of a principal.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use postern_proto::names::SessionId;
+
+use super::EvidenceError;
+use super::health::lock;
+
+/// A principal's bytes are counted over this long; then the count starts again.
+const WINDOW: Duration = Duration::from_hours(24);
+
+/// The limits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Quotas {
+    pub(super) session: u64,
+    pub(super) principal: u64,
+}
+
+/// Who recorded how much.
+pub(super) struct Usage {
+    quotas: Quotas,
+    sessions: Mutex<HashMap<SessionId, Arc<SessionUsage>>>,
+    principals: Mutex<HashMap<String, Arc<PrincipalUsage>>>,
+}
+
+/// One session's recordings.
+pub(super) struct SessionUsage {
+    bytes: AtomicU64,
+    numbers: AtomicU32,
+    /// Its closing event is durable: its recordings need no further word in the log.
+    pub(super) closed: AtomicBool,
+    principal: Arc<PrincipalUsage>,
+    quotas: Quotas,
+}
+
+struct PrincipalUsage {
+    bytes: AtomicU64,
+    since: Instant,
+}
+
+impl Usage {
+    pub(super) fn new(quotas: Quotas) -> Self {
+        Self {
+            quotas,
+            sessions: Mutex::default(),
+            principals: Mutex::default(),
+        }
+    }
+
+    /// The session's count, which is made when it is new.
+    pub(super) fn session(&self, session: SessionId, principal: &str) -> Arc<SessionUsage> {
+        let mut sessions = lock(&self.sessions);
+        let usage = sessions.entry(session).or_insert_with(|| {
+            Arc::new(SessionUsage {
+                bytes: AtomicU64::new(0),
+                numbers: AtomicU32::new(0),
+                closed: AtomicBool::new(false),
+                principal: self.principal(principal),
+                quotas: self.quotas,
+            })
+        });
+        Arc::clone(usage)
+    }
+
+    fn principal(&self, key: &str) -> Arc<PrincipalUsage> {
+        let fresh = || PrincipalUsage {
+            bytes: AtomicU64::new(0),
+            since: Instant::now(),
+        };
+        let mut principals = lock(&self.principals);
+        principals.retain(|_, usage| usage.since.elapsed() < WINDOW);
+        let usage = principals
+            .entry(key.to_owned())
+            .or_insert_with(|| Arc::new(fresh()));
+        Arc::clone(usage)
+    }
+
+    /// The session ended, durably.
+    pub(super) fn close(&self, session: SessionId) {
+        if let Some(usage) = lock(&self.sessions).remove(&session) {
+            usage.closed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl SessionUsage {
+    /// The number of the session's next recording.
+    pub(super) fn number(&self) -> u32 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Counts bytes that are about to be written, or refuses them.
+    pub(super) fn take(&self, bytes: u64) -> Result<(), EvidenceError> {
+        reserve(&self.bytes, bytes, self.quotas.session)?;
+        reserve(&self.principal.bytes, bytes, self.quotas.principal)
+    }
+}
+
+fn reserve(count: &AtomicU64, bytes: u64, limit: u64) -> Result<(), EvidenceError> {
+    let before = count.fetch_add(bytes, Ordering::Relaxed);
+    if before.saturating_add(bytes) > limit {
+        count.fetch_sub(bytes, Ordering::Relaxed);
+        return Err(EvidenceError::Quota(limit));
+    }
+    Ok(())
+}

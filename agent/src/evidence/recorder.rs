@@ -1,0 +1,471 @@
+//! Recorder threads: whatever arrived for a recording is sealed and written in one call, and
+//! reported written after it. No buffer of ours lies between.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Instant, SystemTime};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use postern_proto::audit::event::RecordingDigest;
+use postern_proto::recording::cast::Encoder;
+use postern_proto::recording::seal::OVERHEAD;
+use postern_proto::recording::{Entry, Kind, RecordingName, Sealer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::auditors::Auditors;
+use super::flush::Dirty;
+use super::health::{Health, Watched, lock};
+use super::quota::SessionUsage;
+use super::{EvidenceError, disk};
+
+/// Content bytes that may wait for one recording's next write.
+pub(super) const ROOM: usize = 1024 * 1024;
+
+type Reply<T> = oneshot::Sender<Result<T, EvidenceError>>;
+
+/// An open recording.
+pub(super) struct Open {
+    pub(super) name: RecordingName,
+    pub(super) usage: Arc<SessionUsage>,
+    pub(super) room: Arc<Semaphore>,
+    started: Instant,
+    pending: Mutex<Pending>,
+    writer: Mutex<FileWriter>,
+    pub(super) dirty: AtomicBool,
+    pub(super) progress: Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Pending {
+    entries: Vec<(u64, Entry)>,
+    replies: Vec<Reply<()>>,
+    room: Vec<OwnedSemaphorePermit>,
+    closing: Vec<Reply<RecordingDigest>>,
+    close: bool,
+    closed: bool,
+    scheduled: bool,
+}
+
+/// What the log knows of a recording, kept by the flusher.
+pub(super) struct Progress {
+    /// Synced length.
+    pub(super) synced: u64,
+    /// Length that the log states.
+    pub(super) logged: u64,
+    pub(super) logged_at: Instant,
+    pub(super) digest: Option<RecordingDigest>,
+}
+
+struct FileWriter {
+    file: Arc<File>,
+    sealer: Sealer,
+    encoder: Encoder,
+    hash: Context,
+    length: u64,
+    /// Why nothing more may be written.
+    refused: Option<EvidenceError>,
+    ended: Option<RecordingDigest>,
+    plain: Vec<u8>,
+    sealed: Vec<u8>,
+}
+
+/// A recording's state at one moment.
+pub(super) struct Snapshot {
+    pub(super) file: Arc<File>,
+    pub(super) length: u64,
+    hash: Context,
+    complete: bool,
+}
+
+/// What a new recording needs.
+pub(super) struct Begin {
+    pub(super) name: RecordingName,
+    pub(super) usage: Arc<SessionUsage>,
+    pub(super) kind: Kind,
+    pub(super) record_input: bool,
+    pub(super) bulk: bool,
+    pub(super) reply: Reply<Arc<Open>>,
+}
+
+enum Job {
+    Begin(Box<Begin>),
+    Write(Arc<Open>),
+}
+
+/// Jobs for the threads. Each recording stands in it once at most, so it is bounded by their
+/// number.
+#[derive(Default)]
+pub(super) struct Queue {
+    jobs: Mutex<(VecDeque<Job>, bool)>,
+    changed: Condvar,
+}
+
+impl Queue {
+    /// `false` when the threads are ending: nobody would take the job.
+    fn push(&self, job: Job) -> bool {
+        let mut jobs = lock(&self.jobs);
+        if jobs.1 {
+            return false;
+        }
+        jobs.0.push_back(job);
+        drop(jobs);
+        self.changed.notify_one();
+        true
+    }
+
+    pub(super) fn begin(&self, begin: Begin) {
+        self.push(Job::Begin(Box::new(begin)));
+    }
+
+    /// Ends the threads once the queue is empty.
+    pub(super) fn stop(&self) {
+        lock(&self.jobs).1 = true;
+        self.changed.notify_all();
+    }
+
+    /// The next job; `idle` runs while there is none and answers whether it has more to do.
+    fn next(&self, idle: impl Fn() -> bool) -> Option<Job> {
+        let mut jobs = lock(&self.jobs);
+        loop {
+            if let Some(job) = jobs.0.pop_front() {
+                return Some(job);
+            }
+            if jobs.1 {
+                return None;
+            }
+            drop(jobs);
+            let more = idle();
+            jobs = lock(&self.jobs);
+            if !more && jobs.0.is_empty() && !jobs.1 {
+                jobs = self
+                    .changed
+                    .wait(jobs)
+                    .unwrap_or_else(|error| error.into_inner());
+            }
+        }
+    }
+}
+
+impl Open {
+    /// Hands an entry over; the answer comes once it is written.
+    pub(super) fn push(
+        self: &Arc<Self>,
+        queue: &Queue,
+        entry: Entry,
+        room: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Result<(), EvidenceError>>, EvidenceError> {
+        let (reply, answer) = oneshot::channel();
+        let mut pending = lock(&self.pending);
+        if pending.close {
+            return Err(EvidenceError::Failed("the recording is closed".into()));
+        }
+        let at_ms = self.started.elapsed().as_millis() as u64;
+        pending.entries.push((at_ms, entry));
+        pending.replies.push(reply);
+        pending.room.push(room);
+        self.schedule(&mut pending, queue);
+        Ok(answer)
+    }
+
+    /// Asks for the end; further entries are refused.
+    pub(super) fn close(
+        self: &Arc<Self>,
+        queue: &Queue,
+    ) -> oneshot::Receiver<Result<RecordingDigest, EvidenceError>> {
+        let (reply, answer) = oneshot::channel();
+        let mut pending = lock(&self.pending);
+        pending.close = true;
+        pending.closing.push(reply);
+        self.schedule(&mut pending, queue);
+        answer
+    }
+
+    fn schedule(self: &Arc<Self>, pending: &mut Pending, queue: &Queue) {
+        if pending.scheduled {
+            return;
+        }
+        pending.scheduled = queue.push(Job::Write(Arc::clone(self)));
+        if !pending.scheduled {
+            // Those who wait learn it from their reply's end.
+            *pending = Pending {
+                close: true,
+                closed: true,
+                ..Pending::default()
+            };
+        }
+    }
+
+    /// Whether bytes were written that are not synced.
+    pub(super) fn is_behind(&self) -> bool {
+        let length = lock(&self.writer).length;
+        lock(&self.progress).synced < length
+    }
+
+    /// The state to sync now.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let writer = lock(&self.writer);
+        Snapshot {
+            file: Arc::clone(&writer.file),
+            length: writer.length,
+            hash: writer.hash.clone(),
+            complete: writer.ended.as_ref().is_some_and(|digest| digest.complete),
+        }
+    }
+}
+
+impl Snapshot {
+    pub(super) fn digest(self, name: RecordingName) -> RecordingDigest {
+        RecordingDigest {
+            name: name.to_string(),
+            length: self.length,
+            sha256: hex::encode(self.hash.finish()),
+            complete: self.complete,
+        }
+    }
+}
+
+/// One recorder thread.
+pub(super) struct Recorder {
+    pub(super) folder: PathBuf,
+    pub(super) queue: Arc<Queue>,
+    pub(super) auditors: Arc<Auditors>,
+    pub(super) health: Arc<Health>,
+    pub(super) watched: Watched,
+    pub(super) dirty: Arc<Dirty>,
+}
+
+impl Recorder {
+    /// Runs until the queue is stopped and empty.
+    pub(super) fn run(self) {
+        while let Some(job) = self.queue.next(|| self.auditors.refill()) {
+            match job {
+                Job::Begin(begin) => self.begin(*begin),
+                Job::Write(open) => self.write(&open),
+            }
+        }
+    }
+
+    fn begin(&self, begin: Begin) {
+        let result = self.create(&begin);
+        if let Ok(open) = &result {
+            self.dirty.created();
+            self.dirty.mark(open);
+        }
+        drop(begin.reply.send(result));
+    }
+
+    fn create(&self, begin: &Begin) -> Result<Arc<Open>, EvidenceError> {
+        if let Some(error) = self.health.error() {
+            return Err(error);
+        }
+        let fault = |error: &dyn std::fmt::Display| EvidenceError::Failed(error.to_string().into());
+        let wrapped = self.auditors.key()?;
+        let (mut sealer, header) = Sealer::start(begin.name, &wrapped.key, &wrapped.file)
+            .map_err(|error| fault(&error))?;
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs() as i64);
+        let (encoder, first) =
+            Encoder::start(begin.name, &begin.kind, now, begin.record_input, begin.bulk);
+        let mut sealed = header;
+        sealer
+            .seal(&first, false, &mut sealed)
+            .map_err(|error| fault(&error))?;
+        begin.usage.take(sealed.len() as u64)?;
+        let path = self.folder.join(begin.name.to_string());
+        let file = disk::options()
+            .create_new(true)
+            .open(path)
+            .map_err(|error| self.health.write_failed("a recording", &error))?;
+        let mut writer = FileWriter {
+            file: Arc::new(file),
+            sealer,
+            encoder,
+            hash: Context::new(&SHA256),
+            length: 0,
+            refused: None,
+            ended: None,
+            plain: Vec::new(),
+            sealed,
+        };
+        self.watched
+            .run(|| writer.flush_sealed())
+            .map_err(|error| self.health.write_failed("a recording", &error))?;
+        metrics::gauge!("postern_recordings_open").increment(1.0);
+        Ok(Arc::new(Open {
+            name: begin.name,
+            usage: Arc::clone(&begin.usage),
+            room: Arc::new(Semaphore::new(ROOM)),
+            started: Instant::now(),
+            pending: Mutex::default(),
+            writer: Mutex::new(writer),
+            dirty: AtomicBool::new(false),
+            progress: Mutex::new(Progress {
+                synced: 0,
+                logged: 0,
+                logged_at: Instant::now(),
+                digest: None,
+            }),
+        }))
+    }
+
+    fn write(&self, open: &Arc<Open>) {
+        let (entries, replies, room, closing, close) = {
+            let mut pending = lock(&open.pending);
+            let close = pending.close && !pending.closed;
+            pending.closed |= close;
+            (
+                std::mem::take(&mut pending.entries),
+                std::mem::take(&mut pending.replies),
+                std::mem::take(&mut pending.room),
+                std::mem::take(&mut pending.closing),
+                close,
+            )
+        };
+        let (result, digest) = {
+            let mut writer = lock(&open.writer);
+            let at_ms = open.started.elapsed().as_millis() as u64;
+            let result = self.append(open, &mut writer, &entries, close.then_some(at_ms));
+            if close {
+                let digest = writer.digest(open.name, result.is_ok());
+                writer.ended = Some(digest);
+                metrics::gauge!("postern_recordings_open").decrement(1.0);
+            }
+            (result, writer.ended.clone())
+        };
+        if !open.dirty.swap(true, Ordering::AcqRel) {
+            self.dirty.push(Arc::clone(open));
+        }
+        drop(room);
+        for reply in replies {
+            drop(reply.send(result.clone()));
+        }
+        for reply in closing {
+            let digest = digest
+                .clone()
+                .ok_or_else(|| EvidenceError::Failed("the recording has no end".into()));
+            drop(reply.send(digest));
+        }
+        let mut pending = lock(&open.pending);
+        if pending.entries.is_empty()
+            && pending.closing.is_empty()
+            && pending.close == pending.closed
+        {
+            pending.scheduled = false;
+        } else {
+            pending.scheduled = false;
+            open.schedule(&mut pending, &self.queue);
+        }
+    }
+
+    /// Encodes, seals and writes; with `close` the recording's end too.
+    fn append(
+        &self,
+        open: &Open,
+        writer: &mut FileWriter,
+        entries: &[(u64, Entry)],
+        close: Option<u64>,
+    ) -> Result<(), EvidenceError> {
+        if writer.ended.is_some() {
+            return Err(EvidenceError::Failed("the recording is closed".into()));
+        }
+        let mut result = match (&writer.refused, self.health.error()) {
+            (_, Some(error)) => return Err(error),
+            (Some(error), None) => Err(error.clone()),
+            (None, None) => self.encode(open, writer, entries),
+        };
+        if let (Err(EvidenceError::Quota(limit)), None) = (&result, &writer.refused) {
+            writer.refused = result.clone().err();
+            let at_ms = open.started.elapsed().as_millis() as u64;
+            let text = format!("the recording quota of {limit} bytes is used up");
+            writer
+                .encoder
+                .entry(at_ms, &Entry::Note(text), &mut writer.plain);
+        }
+        if let Some(at_ms) = close {
+            writer.encoder.finish(at_ms, &mut writer.plain);
+            // The end of a recording over its quota is still an end.
+            if matches!(result, Err(EvidenceError::Quota(_))) {
+                result = Ok(());
+            }
+        }
+        if writer.plain.is_empty() && close.is_none() {
+            return result;
+        }
+        let plain = std::mem::take(&mut writer.plain);
+        let sealed = writer
+            .sealer
+            .seal(&plain, close.is_some(), &mut writer.sealed);
+        writer.plain = recycle(plain);
+        sealed.map_err(|error| self.health.broke("a recording", &error))?;
+        let bytes = writer.sealed.len() as u64;
+        self.watched
+            .run(|| writer.flush_sealed())
+            .map_err(|error| self.health.write_failed("a recording", &error))?;
+        metrics::counter!("postern_recording_bytes_total").increment(bytes);
+        result
+    }
+
+    fn encode(
+        &self,
+        open: &Open,
+        writer: &mut FileWriter,
+        entries: &[(u64, Entry)],
+    ) -> Result<(), EvidenceError> {
+        for (at_ms, entry) in entries {
+            writer.encoder.entry(*at_ms, entry, &mut writer.plain);
+        }
+        let bytes = writer.plain.len() + OVERHEAD;
+        open.usage
+            .take(bytes as u64)
+            .inspect_err(|_| writer.plain.clear())
+    }
+}
+
+impl FileWriter {
+    /// Writes what was sealed; counts and hashes what really reached the file.
+    fn flush_sealed(&mut self) -> io::Result<()> {
+        let mut done = 0;
+        let result = loop {
+            let left = self.sealed.get(done..).unwrap_or_default();
+            if left.is_empty() {
+                break Ok(());
+            }
+            match (&*self.file).write(left) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.hash.update(left.get(..written).unwrap_or_default());
+                    self.length += written as u64;
+                    done += written;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.sealed = recycle(std::mem::take(&mut self.sealed));
+        result
+    }
+
+    fn digest(&self, name: RecordingName, complete: bool) -> RecordingDigest {
+        RecordingDigest {
+            name: name.to_string(),
+            length: self.length,
+            sha256: hex::encode(self.hash.clone().finish()),
+            complete,
+        }
+    }
+}
+
+/// Keeps a small buffer for the next entry; an idle recording holds no large one.
+fn recycle(mut buffer: Vec<u8>) -> Vec<u8> {
+    const KEPT: usize = 1024;
+    buffer.clear();
+    if buffer.capacity() > KEPT {
+        return Vec::new();
+    }
+    buffer
+}

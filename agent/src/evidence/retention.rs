@@ -1,0 +1,59 @@
+//! Deleting recordings: whole ones, after an event that names them. Log entries stay.
+
+use postern_proto::audit::event::Fact;
+use postern_proto::audit::layout::StorePath;
+use postern_proto::recording::RecordingName;
+
+use super::health::lock;
+use super::open::agent_event;
+use super::{Evidence, EvidenceError, disk};
+
+/// Names in one deletion event.
+const BATCH: usize = 256;
+
+impl Evidence {
+    /// Deletes recordings whose retention is over; those that are open are left. Each is named
+    /// in a durable event first. Answers with how many were deleted.
+    pub async fn delete_recordings(
+        &self,
+        names: &[RecordingName],
+        reason: &str,
+    ) -> Result<usize, EvidenceError> {
+        let closed: Vec<RecordingName> = {
+            let open = lock(&self.shared.recordings);
+            let is_closed = |name: &&RecordingName| !open.contains_key(name);
+            names.iter().filter(is_closed).copied().collect()
+        };
+        let mut deleted = 0;
+        for batch in closed.chunks(BATCH) {
+            self.append(agent_event(Fact::RecordingsDeleted {
+                recordings: batch.to_vec(),
+                reason: reason.to_owned(),
+            }))
+            .await?;
+            let (folder, batch) = (self.shared.folder.clone(), batch.to_vec());
+            let remove = move || -> std::io::Result<usize> {
+                let mut removed = 0;
+                for name in batch {
+                    match std::fs::remove_file(folder.join(StorePath::Recording(name).to_string()))
+                    {
+                        Ok(()) => removed += 1,
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                disk::sync_folder(&folder.join("recordings"))?;
+                Ok(removed)
+            };
+            let removed = tokio::task::spawn_blocking(remove).await;
+            deleted += removed
+                .map_err(|error| EvidenceError::Failed(error.to_string().into()))?
+                .map_err(|error| {
+                    self.shared
+                        .health
+                        .write_failed("deleting recordings", &error)
+                })?;
+        }
+        Ok(deleted)
+    }
+}

@@ -1,0 +1,291 @@
+use bytes::Bytes;
+use postern_proto::audit::layout::StorePath;
+
+use super::*;
+
+async fn opened(folder: &Path, change: impl FnOnce(&mut Settings)) -> (Evidence, Identity) {
+    let (mut settings, identity) = settings(folder);
+    change(&mut settings);
+    let (evidence, _) = Evidence::open(settings).unwrap();
+    evidence.append(granted(1)).await.unwrap();
+    (evidence, identity)
+}
+
+#[tokio::test]
+async fn what_write_reported_stands_in_the_file_before_anything_else_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, identity) = opened(folder.path(), |_| ()).await;
+    let recording = evidence.begin(session(1), "p", terminal()).await.unwrap();
+    let mut expected = Vec::new();
+    for number in 0..200 {
+        let text = format!("{number}\r\n");
+        expected.extend_from_slice(text.as_bytes());
+        recording.write(Entry::Output(text.into())).await.unwrap();
+        // Read behind the writer's back: no buffer of ours holds anything.
+        let lines = lines(folder.path(), recording.name(), &identity);
+        assert_eq!(output(&lines), expected);
+    }
+}
+
+#[tokio::test]
+async fn several_relays_write_to_one_recording_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, identity) = opened(folder.path(), |_| ()).await;
+    let kind = RecordingKind::Streams {
+        command: "cat".to_owned(),
+    };
+    let recording = evidence.begin(session(1), "p", kind).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for relay in 0..8u8 {
+        let recording = recording.clone();
+        tasks.spawn(async move {
+            for _ in 0..50 {
+                let chunk = Bytes::from(vec![relay; 20_000]);
+                recording.write(Entry::Output(chunk)).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    let digest = recording.close().await.unwrap();
+    assert!(digest.complete);
+    assert_eq!(recording.close().await.unwrap(), digest);
+    assert!(recording.write(Entry::Output("late".into())).await.is_err());
+    let all = output(&lines(folder.path(), &digest.name, &identity));
+    for relay in 0..8u8 {
+        let count = all.iter().filter(|byte| **byte == relay).count();
+        assert_eq!(count, 50 * 20_000, "{relay}");
+    }
+    evidence
+        .append(closed(1, CloseReason::Done, vec![digest]))
+        .await
+        .unwrap();
+    assert_eq!(report(folder.path(), &identity).faults, []);
+}
+
+#[tokio::test]
+async fn over_the_sessions_quota_that_session_ends_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, identity) = opened(folder.path(), |settings| {
+        settings.session_quota = 100_000;
+    })
+    .await;
+    evidence.append(granted(2)).await.unwrap();
+    let mine = evidence.begin(session(1), "p", terminal()).await.unwrap();
+    let other = evidence.begin(session(2), "p", terminal()).await.unwrap();
+    let chunk = Entry::Output(vec![b'x'; 30_000].into());
+    for _ in 0..3 {
+        mine.write(chunk.clone()).await.unwrap();
+    }
+    for _ in 0..2 {
+        let refused = mine.write(chunk.clone()).await;
+        assert!(matches!(refused, Err(EvidenceError::Quota(100_000))));
+    }
+    other.write(chunk).await.unwrap();
+    assert!(evidence.failure().borrow().is_none());
+    // What was relayed is there, and the recording says why it ends.
+    let digest = mine.close().await.unwrap();
+    let lines = lines(folder.path(), mine.name(), &identity);
+    assert_eq!(output(&lines).len(), 90_000);
+    assert!(matches!(
+        &lines.last().unwrap().what,
+        Played::Entry(Entry::Note(text)) if text.contains("quota")
+    ));
+    let digests = vec![digest];
+    evidence
+        .append(closed(1, CloseReason::Quota, digests))
+        .await
+        .unwrap();
+    assert_eq!(report(folder.path(), &identity).faults, []);
+}
+
+#[tokio::test]
+async fn over_the_principals_quota_none_of_his_sessions_records_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, _) = opened(folder.path(), |settings| {
+        settings.principal_quota = 50_000;
+    })
+    .await;
+    let chunk = Entry::Output(vec![b'x'; 30_000].into());
+    let first = evidence
+        .begin(session(1), "alice", terminal())
+        .await
+        .unwrap();
+    first.write(chunk.clone()).await.unwrap();
+    let second = evidence
+        .begin(session(2), "alice", terminal())
+        .await
+        .unwrap();
+    let refused = second.write(chunk.clone()).await;
+    assert!(matches!(refused, Err(EvidenceError::Quota(50_000))));
+    let third = evidence.begin(session(3), "bob", terminal()).await.unwrap();
+    third.write(chunk).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_growing_recording_is_stated_in_the_log_after_it_was_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, identity) = opened(folder.path(), |settings| {
+        settings.progress = Duration::ZERO;
+    })
+    .await;
+    let recording = evidence.begin(session(1), "p", terminal()).await.unwrap();
+    recording.write(Entry::Output("x".into())).await.unwrap();
+    let path = StorePath::Recording(recording.name().parse().unwrap());
+    let cut_is_found = async {
+        loop {
+            tokio::task::yield_now().await;
+            // A copy of the store whose recording is shorter than the log states.
+            let report = report(folder.path(), &identity);
+            if report.size >= 3 {
+                assert_eq!(report.faults, []);
+                let file = folder.path().join(path.to_string());
+                let whole = std::fs::read(&file).unwrap();
+                std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+                break super::report(folder.path(), &identity);
+            }
+        }
+    };
+    let report = tokio::time::timeout(Duration::from_secs(60), cut_is_found)
+        .await
+        .unwrap();
+    assert!(
+        report.faults[0].to_string().contains("was cut"),
+        "{:?}",
+        report.faults
+    );
+}
+
+#[tokio::test]
+async fn a_recording_whose_relay_went_away_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, identity) = opened(folder.path(), |settings| {
+        settings.progress = Duration::ZERO;
+    })
+    .await;
+    drop(evidence.begin(session(1), "p", terminal()).await.unwrap());
+    let stated = async {
+        while report(folder.path(), &identity).recordings == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), stated)
+        .await
+        .unwrap();
+    evidence
+        .append(closed(1, CloseReason::Internal, vec![]))
+        .await
+        .unwrap();
+    evidence.shutdown().await.unwrap();
+    let report = report(folder.path(), &identity);
+    assert_eq!((report.faults, report.interrupted), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_flush_that_takes_too_long_fails_the_store_until_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut settings, identity) = settings(folder.path());
+    let (evidence, _) = Evidence::open(settings.clone()).unwrap();
+    evidence.shutdown().await.unwrap();
+    // Nothing is done within no time at all.
+    settings.deadline = Duration::ZERO;
+    match Evidence::open(settings) {
+        Err(OpenError::Evidence(EvidenceError::Failed(why))) => {
+            assert!(why.contains("not done within"), "{why}");
+        }
+        Err(other) => panic!("{other}"),
+        Ok((evidence, _)) => {
+            let mut failure = evidence.failure();
+            let failed = failure.wait_for(Option::is_some);
+            tokio::time::timeout(Duration::from_secs(10), failed)
+                .await
+                .unwrap()
+                .unwrap();
+            assert!(evidence.admit().is_err());
+            assert!(evidence.begin(session(1), "p", terminal()).await.is_err());
+            assert!(evidence.append(granted(1)).await.is_err());
+            assert!(
+                evidence
+                    .append(closed(1, CloseReason::Evidence, vec![]))
+                    .await
+                    .is_err()
+            );
+        }
+    }
+    assert_eq!(report(folder.path(), &identity).faults, []);
+}
+
+#[tokio::test]
+async fn below_the_free_space_floor_no_session_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, _) = opened(folder.path(), |settings| settings.free_floor = u64::MAX).await;
+    assert!(matches!(evidence.admit(), Err(EvidenceError::Space { .. })));
+    let refused = evidence.begin(session(1), "p", terminal()).await;
+    assert!(matches!(refused, Err(EvidenceError::Space { .. })));
+    // It is no failure: running sessions go on.
+    assert!(evidence.failure().borrow().is_none());
+}
+
+#[tokio::test]
+async fn retention_deletes_whole_recordings_after_an_event_that_names_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, identity) = opened(folder.path(), |_| ()).await;
+    let done = evidence.begin(session(1), "p", terminal()).await.unwrap();
+    let digest = done.close().await.unwrap();
+    evidence
+        .append(closed(1, CloseReason::Done, vec![digest]))
+        .await
+        .unwrap();
+    evidence.append(granted(2)).await.unwrap();
+    let live = evidence.begin(session(2), "p", terminal()).await.unwrap();
+    let names = evidence.reader().recordings().unwrap();
+    assert_eq!(names.len(), 2);
+    assert_eq!(
+        evidence
+            .delete_recordings(&names, "400 days")
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(evidence.reader().recordings().unwrap().len(), 1);
+    live.write(Entry::Output("x".into())).await.unwrap();
+    let report = report(folder.path(), &identity);
+    assert_eq!((report.faults, report.deleted.len()), (vec![], 1));
+}
+
+#[tokio::test]
+async fn after_shutdown_nothing_is_taken_and_nothing_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, _) = opened(folder.path(), |_| ()).await;
+    let recording = evidence.begin(session(1), "p", terminal()).await.unwrap();
+    evidence.shutdown().await.unwrap();
+    assert!(recording.write(Entry::Output("x".into())).await.is_err());
+    assert!(recording.close().await.is_err());
+    assert!(evidence.begin(session(1), "p", terminal()).await.is_err());
+    assert!(evidence.append(granted(2)).await.is_err());
+    assert!(evidence.shutdown().await.is_err());
+}
+
+#[tokio::test]
+async fn programs_that_are_set_as_bulk_leave_a_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, _) = opened(folder.path(), |settings| {
+        settings.bulk_programs = vec!["rsync".to_owned()];
+    })
+    .await;
+    let size = |command: &str| {
+        let kind = RecordingKind::Streams {
+            command: command.to_owned(),
+        };
+        let evidence = evidence.clone();
+        async move {
+            let recording = evidence.begin(session(1), "p", kind).await.unwrap();
+            for _ in 0..64 {
+                let chunk = Bytes::from(vec![b'x'; 65_000]);
+                recording.write(Entry::Output(chunk)).await.unwrap();
+            }
+            recording.close().await.unwrap().length
+        }
+    };
+    assert!(size("/usr/bin/rsync --server . /x").await < 1_200_000);
+    assert!(size("cat rsync").await > 4_000_000);
+}

@@ -1,0 +1,498 @@
+//! The agent's own STS client (AWS-FACTS.md B.4, sending).
+//!
+//! It sends the two rebuilt POSTs and nothing else, to one configured endpoint: https with TLS
+//! 1.3, no proxy, no redirect, no retry, no environment. What a name resolves to must be public
+//! unless the endpoint was configured explicitly. Every call has one deadline; an answer has at
+//! most 64 KiB.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT,
+};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use postern_proto::enroll::{Proof, StsRequest};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use zeroize::Zeroizing;
+
+use super::answer::{self, AnswerFault, Attested, Identity};
+use super::region_suffix;
+use crate::config::StsSettings;
+use crate::keys;
+
+/// The longest answer, in bytes.
+const BODY_LIMIT: usize = 64 * 1024;
+/// How long one call may take, connecting included.
+const DEADLINE: Duration = Duration::from_secs(8);
+const ANSWER_FORM: &str = "text/xml";
+const AGENT: &str = concat!("postern-agent/", env!("CARGO_PKG_VERSION"));
+
+/// One STS endpoint.
+pub struct StsClient {
+    host: String,
+    port: u16,
+    /// `host[:port]` as it is signed.
+    authority: String,
+    region: String,
+    /// Private addresses are fine: the operator named this endpoint.
+    explicit: bool,
+    connector: TlsConnector,
+    deadline: Duration,
+}
+
+/// Why STS gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StsFault {
+    /// STS said no, in its own form: its error code.
+    #[error("STS answered {0}")]
+    Refused(String),
+    /// The endpoint or its CAs cannot be used.
+    #[error("the STS endpoint cannot be used: {0}")]
+    Endpoint(String),
+    /// The name leads to an address that no public endpoint has.
+    #[error("{host} resolves to {address}, which is not public")]
+    Address {
+        /// The name.
+        host: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Connecting, TLS or HTTP failed.
+    #[error("talking to STS failed: {0}")]
+    Transport(String),
+    /// It took too long.
+    #[error("STS did not answer in time")]
+    Deadline,
+    /// Not the status of an answer: a redirect, a server error.
+    #[error("STS answered with HTTP status {0}")]
+    Status(u16),
+    /// Not the form that was asked for.
+    #[error("the answer of STS is not {ANSWER_FORM}")]
+    Form,
+    /// More than 64 KiB.
+    #[error("the answer of STS is too long")]
+    TooLong,
+    /// Not what STS sends.
+    #[error("the answer of STS cannot be trusted: {0}")]
+    Answer(String),
+}
+
+impl From<AnswerFault> for StsFault {
+    fn from(fault: AnswerFault) -> Self {
+        Self::Answer(fault.to_string())
+    }
+}
+
+impl StsClient {
+    /// A client for the configured endpoint.
+    pub fn new(settings: &StsSettings) -> Result<Self, StsFault> {
+        let endpoint = |text: &str| StsFault::Endpoint(text.to_owned());
+        let (host, port) = match &settings.endpoint_url {
+            Some(url) => {
+                let uri: http::Uri = url.parse().map_err(|_| endpoint("not a URL"))?;
+                if uri.scheme_str() != Some("https") {
+                    return Err(endpoint("not https"));
+                }
+                let host = uri.host().ok_or_else(|| endpoint("no host"))?.to_owned();
+                (host, uri.port_u16())
+            }
+            None => {
+                let suffix = region_suffix(&settings.region)
+                    .ok_or_else(|| endpoint("the region is unknown"))?;
+                (format!("sts.{}.{suffix}", settings.region), None)
+            }
+        };
+        let roots = match &settings.ca_bundle {
+            Some(path) => bundle(path)?,
+            None => system_roots()?,
+        };
+        let config = ClientConfig::builder_with_provider(crate::tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| StsFault::Endpoint(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self {
+            authority: match port {
+                Some(port) if port != 443 => format!("{host}:{port}"),
+                _ => host.clone(),
+            },
+            host,
+            port: port.unwrap_or(443),
+            region: settings.region.clone(),
+            explicit: settings.endpoint_url.is_some(),
+            connector: TlsConnector::from(Arc::new(config)),
+            deadline: DEADLINE,
+        })
+    }
+
+    /// `host[:port]`: what both requests are signed for.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The region that both requests are signed for.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Sends the rebuilt GetCallerIdentity.
+    pub(super) async fn identity(&self, proof: &Proof, bind: &str) -> Result<Identity, StsFault> {
+        let request = StsRequest::identity(&self.authority, bind);
+        let body = self
+            .send(&request, proof, &proof.identity_signature)
+            .await?;
+        Ok(answer::identity(&body)?)
+    }
+
+    /// Sends the rebuilt AssumeRole. The credentials in its answer are wiped unread.
+    pub(super) async fn attest(
+        &self,
+        proof: &Proof,
+        bind: &str,
+        role: &str,
+        code: Option<(&str, &str)>,
+    ) -> Result<Attested, StsFault> {
+        let request = StsRequest::attest(&self.authority, bind, role, code);
+        let body = self.send(&request, proof, &proof.attest_signature).await?;
+        Ok(answer::attested(&body)?)
+    }
+
+    /// Seconds that this machine's clock is ahead of AWS's, from the `Date` of any answer.
+    pub async fn clock_skew(&self) -> Result<i64, StsFault> {
+        let request = Request::get("/")
+            .header(http::header::HOST, &self.authority)
+            .header(USER_AGENT, AGENT)
+            .body(Full::default())
+            .map_err(|error| StsFault::Transport(error.to_string()))?;
+        let response = tokio::time::timeout(self.deadline, self.exchange(request, date_of));
+        let theirs = response.await.map_err(|_| StsFault::Deadline)??;
+        Ok(time::OffsetDateTime::now_utc().unix_timestamp() - theirs)
+    }
+
+    async fn send(
+        &self,
+        request: &StsRequest,
+        proof: &Proof,
+        signature: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, StsFault> {
+        let request = self.http_request(request, proof, signature)?;
+        match tokio::time::timeout(self.deadline, self.exchange(request, read)).await {
+            Ok(result) => result,
+            Err(_) => Err(StsFault::Deadline),
+        }
+    }
+
+    fn http_request(
+        &self,
+        request: &StsRequest,
+        proof: &Proof,
+        signature: &str,
+    ) -> Result<Request<Full<bytes::Bytes>>, StsFault> {
+        let token = proof.session_token.as_deref();
+        let authorization = StsRequest::authorization(
+            &proof.access_key_id,
+            &proof.date,
+            &self.region,
+            token.is_some(),
+            signature,
+        );
+        let mut builder = Request::post("/")
+            .header(ACCEPT, ANSWER_FORM)
+            .header(USER_AGENT, AGENT)
+            .header(CONTENT_LENGTH, request.body.len())
+            .header(AUTHORIZATION, secret(&authorization)?)
+            .header("x-amz-date", &proof.date);
+        for (name, value) in &request.headers {
+            builder = builder.header(name, value);
+        }
+        if let Some(token) = token {
+            builder = builder.header("x-amz-security-token", secret(token)?);
+        }
+        builder
+            .body(Full::from(request.body.clone()))
+            .map_err(|error| StsFault::Transport(error.to_string()))
+    }
+
+    /// One connection, one request, one answer.
+    async fn exchange<T, R: Future<Output = Result<T, StsFault>>>(
+        &self,
+        request: Request<Full<bytes::Bytes>>,
+        read: impl FnOnce(Response<Incoming>) -> R,
+    ) -> Result<T, StsFault> {
+        let transport = |error: hyper::Error| StsFault::Transport(error.to_string());
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+            .max_buf_size(BODY_LIMIT)
+            .max_headers(64)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(transport)?;
+        // One request a connection: the driver lives in this future and ends with it.
+        let answered = async {
+            let response = sender.send_request(request).await.map_err(transport)?;
+            read(response).await
+        };
+        let mut connection = std::pin::pin!(connection);
+        let mut answered = std::pin::pin!(answered);
+        let mut driving = true;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut answered => return result,
+                _ = &mut connection, if driving => driving = false,
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<TlsStream<TcpStream>, StsFault> {
+        let transport = |error: std::io::Error| StsFault::Transport(error.to_string());
+        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(bare.to_owned())
+            .map_err(|_| StsFault::Endpoint("no valid host name".to_owned()))?;
+        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((bare, self.port))
+            .await
+            .map_err(transport)?
+            .collect();
+        if !self.explicit {
+            check_public(&self.host, &addresses)?;
+        }
+        let stream = TcpStream::connect(addresses.as_slice())
+            .await
+            .map_err(transport)?;
+        stream.set_nodelay(true).map_err(transport)?;
+        self.connector
+            .connect(name, stream)
+            .await
+            .map_err(transport)
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn unconfigured(mut self) -> Self {
+        self.explicit = false;
+        self
+    }
+}
+
+/// Status, form and size first; then the body of a 200, or the code of a refusal.
+async fn read(response: Response<Incoming>) -> Result<Zeroizing<Vec<u8>>, StsFault> {
+    let (head, body) = response.into_parts();
+    let refused = match head.status {
+        StatusCode::OK => false,
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => true,
+        other => return Err(StsFault::Status(other.as_u16())),
+    };
+    let form = head
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    if !form.is_some_and(is_xml) || head.headers.contains_key(CONTENT_ENCODING) {
+        return Err(if refused {
+            StsFault::Status(head.status.as_u16())
+        } else {
+            StsFault::Form
+        });
+    }
+    let mut limited = Limited::new(body, BODY_LIMIT);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(BODY_LIMIT));
+    while let Some(frame) = limited.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                StsFault::TooLong
+            } else {
+                StsFault::Transport(error.to_string())
+            }
+        })?;
+        if let Some(data) = frame.data_ref() {
+            bytes.extend_from_slice(data);
+        }
+    }
+    if refused {
+        return Err(StsFault::Refused(answer::error_code(&bytes)?));
+    }
+    Ok(bytes)
+}
+
+/// Seconds since 1970 of the answer's `Date` (RFC 9110 5.6.7).
+async fn date_of(response: Response<Incoming>) -> Result<i64, StsFault> {
+    let date = response.headers().get(http::header::DATE);
+    let date = date
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let plain = date
+        .strip_suffix(" GMT")
+        .map(|date| format!("{date} +0000"));
+    time::OffsetDateTime::parse(
+        plain.as_deref().unwrap_or_default(),
+        &time::format_description::well_known::Rfc2822,
+    )
+    .map(time::OffsetDateTime::unix_timestamp)
+    .map_err(|_| StsFault::Answer("it has no usable date".to_owned()))
+}
+
+/// `text/xml`, alone or with `charset=utf-8`.
+fn is_xml(form: &str) -> bool {
+    let mut parts = form.split(';').map(str::trim);
+    let kind = parts.next().unwrap_or_default();
+    kind.eq_ignore_ascii_case(ANSWER_FORM)
+        && parts.all(|part| part.eq_ignore_ascii_case("charset=utf-8"))
+}
+
+/// A header that HTTP's own logging will not show.
+fn secret(text: &str) -> Result<HeaderValue, StsFault> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| StsFault::Transport("a header has the wrong form".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Refuses a name as soon as one of its addresses is not public: a resolver that answers so is
+/// lying or misconfigured.
+fn check_public(host: &str, addresses: &[SocketAddr]) -> Result<(), StsFault> {
+    match addresses.iter().find(|address| !is_public(address.ip())) {
+        Some(address) => Err(StsFault::Address {
+            host: host.to_owned(),
+            address: address.ip(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Whether an address is one of the public internet (IANA special-purpose registries).
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_multicast()
+                || v4.is_broadcast()
+                || v4.is_documentation()
+                || a == 0
+                || a >= 240
+                || (a == 100 && (64..128).contains(&b))
+                || (a == 198 && (b & 0xfe) == 18)
+                || (a == 192 && b == 0 && c == 0))
+        }
+        IpAddr::V6(v6) => {
+            let [a, b, ..] = v6.segments();
+            // 2000::/3 is what is allocated; documentation, 6to4 and Teredo in it carry no STS.
+            (a & 0xe000) == 0x2000 && a != 0x2002 && !(a == 0x2001 && (b == 0xdb8 || b == 0))
+        }
+    }
+}
+
+fn bundle(path: &std::path::Path) -> Result<RootCertStore, StsFault> {
+    let fault = |error: String| StsFault::Endpoint(error);
+    let chain = keys::certificates_of(path).map_err(|error| fault(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in chain {
+        roots
+            .add(certificate)
+            .map_err(|error| fault(format!("{}: {error}", path.display())))?;
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, StsFault> {
+    let loaded = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // A system's bundle may hold a certificate that webpki cannot use; the others serve.
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
+    if added == 0 {
+        return Err(StsFault::Endpoint(
+            "the system has no root certificates; name some in `sts.ca_bundle`".to_owned(),
+        ));
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_and_link_local_resolver_answers_are_refused() {
+        let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 443);
+        for bad in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00:ec2::254",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a00:1",
+            "2002::1",
+            "2001:db8::1",
+            "ff02::1",
+        ] {
+            let both = [at("52.95.0.1"), at(bad)];
+            assert!(check_public("sts", &both).is_err(), "{bad}");
+        }
+        let good = [at("52.95.0.1"), at("2600:1f00::1"), at("::ffff:52.95.0.1")];
+        assert!(check_public("sts", &good).is_ok());
+    }
+
+    #[test]
+    fn only_the_form_that_was_asked_for_is_read() {
+        assert!(is_xml("text/xml"));
+        assert!(is_xml("text/xml; charset=UTF-8"));
+        for bad in [
+            "application/json",
+            "text/html",
+            "text/xml; charset=utf-7",
+            "text/xmlx",
+            "",
+        ] {
+            assert!(!is_xml(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_host_is_built_from_the_region_or_the_configured_endpoint() {
+        let settings = |endpoint: Option<&str>| StsSettings {
+            region: "eu-west-1".to_owned(),
+            endpoint_url: endpoint.map(str::to_owned),
+            ca_bundle: None,
+            accounts: vec![],
+        };
+        let authority = |endpoint| {
+            StsClient::new(&settings(endpoint)).map(|client| client.authority().to_owned())
+        };
+        // A machine without root certificates cannot make the public client; the name is built
+        // before that.
+        match authority(None) {
+            Ok(name) => assert_eq!(name, "sts.eu-west-1.amazonaws.com"),
+            Err(error) => assert!(error.to_string().contains("root certificates"), "{error}"),
+        }
+        if let Ok(name) = authority(Some("https://127.0.0.2:4443/")) {
+            assert_eq!(name, "127.0.0.2:4443");
+        }
+        assert!(authority(Some("http://127.0.0.2:4443")).is_err());
+    }
+}

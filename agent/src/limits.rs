@@ -1,0 +1,389 @@
+//! Ceilings that keep one client from starving the rest.
+//!
+//! Everything that counts holds a value of this module; dropping it counts down.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::pipe::{Budget, Share};
+
+/// Denials of one principal that become events at once, and how long one more takes.
+const DENIAL_BURST: f64 = 30.0;
+const DENIAL_REFILL: Duration = Duration::from_secs(2);
+
+/// Bytes kept for peers that have not acknowledged them: of all pipes, and of one principal's.
+const KEPT: usize = 1024 * 1024 * 1024;
+const KEPT_OF_PRINCIPAL: usize = 256 * 1024 * 1024;
+
+/// The ceilings.
+#[derive(Debug, Clone)]
+pub(crate) struct Ceilings {
+    pub(crate) connections: usize,
+    pub(crate) unauthenticated: usize,
+    pub(crate) unauthenticated_per_address: usize,
+    pub(crate) enrollments: usize,
+    pub(crate) enrollments_per_address: usize,
+    pub(crate) pipes_per_principal: usize,
+    pub(crate) sessions_per_principal: usize,
+}
+
+/// A ceiling is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum LimitReached {
+    #[error("the agent has no room for another connection")]
+    Connections,
+    #[error("too many connections that have not proved who they are")]
+    Unauthenticated,
+    #[error("too many enrolments at one time")]
+    Enrollments,
+    #[error("you have {0} connections open, which is the limit")]
+    Pipes(usize),
+    #[error("you have {0} sessions open, which is the limit")]
+    Sessions(usize),
+}
+
+/// Counts for one agent. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    ceilings: Arc<Ceilings>,
+    counts: Arc<Mutex<Counts>>,
+    kept: Share,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: usize,
+    unauthenticated: usize,
+    arrivals: HashMap<IpAddr, usize>,
+    enrollments: usize,
+    enrolling: HashMap<IpAddr, usize>,
+    principals: HashMap<String, Principal>,
+}
+
+#[derive(Debug)]
+struct Principal {
+    pipes: usize,
+    sessions: usize,
+    denials: f64,
+    refilled: Instant,
+    kept: Share,
+}
+
+impl Limits {
+    pub(crate) fn new(ceilings: Ceilings) -> Self {
+        Self {
+            ceilings: Arc::new(ceilings),
+            counts: Arc::default(),
+            kept: Share::new(KEPT),
+        }
+    }
+
+    /// A connection was accepted.
+    pub(crate) fn arrive(&self, address: IpAddr) -> Result<Arrival, LimitReached> {
+        let address = network(address);
+        let mut counts = self.counts();
+        if counts.connections >= self.ceilings.connections {
+            return Err(LimitReached::Connections);
+        }
+        let from_address = counts.arrivals.get(&address).copied().unwrap_or(0);
+        if counts.unauthenticated >= self.ceilings.unauthenticated
+            || from_address >= self.ceilings.unauthenticated_per_address
+        {
+            return Err(LimitReached::Unauthenticated);
+        }
+        counts.connections += 1;
+        counts.unauthenticated += 1;
+        *counts.arrivals.entry(address).or_default() += 1;
+        Ok(Arrival {
+            connection: Connection(self.clone()),
+            _unproved: Unproved(self.clone(), address),
+        })
+    }
+
+    /// A session of `principal` is about to open.
+    pub(crate) fn session(&self, principal: &str) -> Result<SessionPlace, LimitReached> {
+        let limit = self.ceilings.sessions_per_principal;
+        let mut counts = self.counts();
+        let entry = counts.principal(principal);
+        if entry.sessions >= limit {
+            return Err(LimitReached::Sessions(limit));
+        }
+        entry.sessions += 1;
+        Ok(SessionPlace(self.clone(), principal.to_owned()))
+    }
+
+    /// What a pipe of `principal` may keep for a peer that has not acknowledged it.
+    pub(crate) fn kept(&self, principal: &str) -> Budget {
+        let principal = self.counts().principal(principal).kept.clone();
+        Budget::new(self.kept.clone(), principal)
+    }
+
+    /// Whether one more denial of `principal` is worth an event, so that nobody fills the log by
+    /// being refused.
+    pub(crate) fn may_log_denial(&self, principal: &str, now: Instant) -> bool {
+        let mut counts = self.counts();
+        let entry = counts.principal(principal);
+        let refill = now.saturating_duration_since(entry.refilled).as_secs_f64()
+            / DENIAL_REFILL.as_secs_f64();
+        entry.denials = (entry.denials + refill).min(DENIAL_BURST);
+        entry.refilled = now;
+        let may = entry.denials >= 1.0;
+        if may {
+            entry.denials -= 1.0;
+        }
+        may
+    }
+
+    /// Forgets principals that hold nothing and whose denials are refilled.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let full = DENIAL_REFILL.mul_f64(DENIAL_BURST);
+        self.counts().principals.retain(|_, entry| {
+            let idle = now.saturating_duration_since(entry.refilled);
+            entry.pipes > 0 || entry.sessions > 0 || idle < full
+        });
+    }
+
+    /// Connections at this moment: all, and those not authenticated.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        let counts = self.counts();
+        (counts.connections, counts.unauthenticated)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        // Counters stay plausible whatever panicked while they were held.
+        self.counts.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Counts {
+    fn principal(&mut self, key: &str) -> &mut Principal {
+        self.principals
+            .entry(key.to_owned())
+            .or_insert_with(|| Principal {
+                pipes: 0,
+                sessions: 0,
+                denials: DENIAL_BURST,
+                refilled: Instant::now(),
+                kept: Share::new(KEPT_OF_PRINCIPAL),
+            })
+    }
+}
+
+/// A connection whose peer is unknown.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    connection: Connection,
+    _unproved: Unproved,
+}
+
+impl Arrival {
+    /// The peer proved to be `principal`: it counts as that from now on.
+    pub(crate) fn prove(self, principal: &str) -> Result<Place, LimitReached> {
+        let limits = self.connection.0.clone();
+        let limit = limits.ceilings.pipes_per_principal;
+        let mut counts = limits.counts();
+        let entry = counts.principal(principal);
+        if entry.pipes >= limit {
+            return Err(LimitReached::Pipes(limit));
+        }
+        entry.pipes += 1;
+        drop(counts);
+        Ok(Place {
+            connection: self.connection,
+            principal: principal.to_owned(),
+        })
+    }
+
+    /// The peer wants to enrol: it has longer, but there are fewer places.
+    pub(crate) fn enroll(self, address: IpAddr) -> Result<Enrolling, LimitReached> {
+        let address = network(address);
+        let limits = self.connection.0.clone();
+        let mut counts = limits.counts();
+        let from_address = counts.enrolling.get(&address).copied().unwrap_or(0);
+        if counts.enrollments >= limits.ceilings.enrollments
+            || from_address >= limits.ceilings.enrollments_per_address
+        {
+            return Err(LimitReached::Enrollments);
+        }
+        counts.enrollments += 1;
+        *counts.enrolling.entry(address).or_default() += 1;
+        drop(counts);
+        Ok(Enrolling {
+            connection: self.connection,
+            address,
+        })
+    }
+}
+
+/// An authenticated connection.
+#[derive(Debug)]
+pub(crate) struct Place {
+    connection: Connection,
+    principal: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.connection.0.counts();
+        let entry = counts.principal(&self.principal);
+        entry.pipes = entry.pipes.saturating_sub(1);
+    }
+}
+
+/// An enrolment that runs.
+#[derive(Debug)]
+pub(crate) struct Enrolling {
+    connection: Connection,
+    address: IpAddr,
+}
+
+impl Drop for Enrolling {
+    fn drop(&mut self) {
+        let mut counts = self.connection.0.counts();
+        counts.enrollments = counts.enrollments.saturating_sub(1);
+        count_down(&mut counts.enrolling, self.address);
+    }
+}
+
+/// A session that is open.
+#[derive(Debug)]
+pub(crate) struct SessionPlace(Limits, String);
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        let mut counts = self.0.counts();
+        let entry = counts.principal(&self.1);
+        entry.sessions = entry.sessions.saturating_sub(1);
+    }
+}
+
+#[derive(Debug)]
+struct Connection(Limits);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut counts = self.0.counts();
+        counts.connections = counts.connections.saturating_sub(1);
+    }
+}
+
+#[derive(Debug)]
+struct Unproved(Limits, IpAddr);
+
+impl Drop for Unproved {
+    fn drop(&mut self) {
+        let mut counts = self.0.counts();
+        counts.unauthenticated = counts.unauthenticated.saturating_sub(1);
+        count_down(&mut counts.arrivals, self.1);
+    }
+}
+
+fn count_down(map: &mut HashMap<IpAddr, usize>, address: IpAddr) {
+    if let Some(count) = map.get_mut(&address) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            map.remove(&address);
+        }
+    }
+}
+
+/// What counts as one address: an IPv6 host owns its whole /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let prefix = u128::from(v6) & (u128::MAX << 64);
+            Ipv6Addr::from(prefix).into()
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits::new(Ceilings {
+            connections: 4,
+            unauthenticated: 3,
+            unauthenticated_per_address: 2,
+            enrollments: 1,
+            enrollments_per_address: 1,
+            pipes_per_principal: 2,
+            sessions_per_principal: 1,
+        })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn strangers_are_limited_by_address_and_in_all() {
+        let limits = limits();
+        let _a = limits.arrive(ip("192.0.2.1")).unwrap();
+        let b = limits.arrive(ip("::ffff:192.0.2.1")).unwrap();
+        assert_eq!(
+            limits.arrive(ip("192.0.2.1")).unwrap_err(),
+            LimitReached::Unauthenticated
+        );
+        let _c = limits.arrive(ip("2001:db8::1")).unwrap();
+        assert!(limits.arrive(ip("192.0.2.3")).is_err(), "three in all");
+        drop(b);
+        limits.arrive(ip("192.0.2.1")).unwrap();
+    }
+
+    #[test]
+    fn an_ipv6_host_cannot_multiply_by_its_prefix() {
+        let limits = limits();
+        let _a = limits.arrive(ip("2001:db8::1")).unwrap();
+        let _b = limits.arrive(ip("2001:db8::2")).unwrap();
+        assert!(limits.arrive(ip("2001:db8::3")).is_err());
+    }
+
+    #[test]
+    fn who_proved_an_identity_no_longer_counts_as_a_stranger() {
+        let limits = limits();
+        let _a = limits.arrive(ip("192.0.2.1")).unwrap().prove("x").unwrap();
+        let b = limits.arrive(ip("192.0.2.1")).unwrap().prove("x").unwrap();
+        let c = limits.arrive(ip("192.0.2.1")).unwrap();
+        assert_eq!(c.prove("x").unwrap_err(), LimitReached::Pipes(2));
+        assert_eq!(limits.connections(), (2, 0), "a refused one is gone");
+        drop(b);
+        limits.arrive(ip("192.0.2.1")).unwrap().prove("x").unwrap();
+    }
+
+    #[test]
+    fn sessions_and_enrolments_have_limits_of_their_own() {
+        let limits = limits();
+        let session = limits.session("x").unwrap();
+        assert_eq!(limits.session("x").unwrap_err(), LimitReached::Sessions(1));
+        limits.session("y").unwrap();
+        drop(session);
+        limits.session("x").unwrap();
+
+        let address = ip("192.0.2.1");
+        let one = limits.arrive(address).unwrap().enroll(address).unwrap();
+        let two = limits.arrive(address).unwrap();
+        assert!(two.enroll(address).is_err());
+        drop(one);
+        limits.arrive(address).unwrap().enroll(address).unwrap();
+    }
+
+    #[test]
+    fn denials_fill_the_log_no_faster_than_one_in_two_seconds() {
+        let limits = limits();
+        let mut now = Instant::now();
+        let logged = |now| (0..100).filter(|_| limits.may_log_denial("x", now)).count();
+        assert_eq!(logged(now), 30);
+        now += Duration::from_secs(10);
+        assert_eq!(logged(now), 5);
+        limits.sweep(now + Duration::from_secs(61));
+        assert!(limits.counts().principals.is_empty(), "nothing is kept");
+    }
+}

@@ -1,0 +1,29 @@
+//! A pipe: one resumable byte stream of a session over one TLS connection (DESIGN.md section 4).
+//!
+//! ```text
+//! Opening ── open() ──▶ Open ── deny() ─▶ gone
+//!                         └──── grant() ▶ Driver ── Relay ── close() ─▶ gone
+//! ```
+//!
+//! [`Opening`] is the connection before the answer: it takes one `Open` and holds at most what
+//! one read gave it. [`Driver`] moves frames once the pipe is granted, [`Relay`] couples it with a
+//! byte stream: the target's socket, or the duplex that the SSH server reads. Who may do what is
+//! none of this module's business.
+
+mod budget;
+mod buffers;
+mod driver;
+mod opening;
+mod relay;
+mod scan;
+mod timer;
+
+pub(crate) use budget::{Budget, Share};
+pub(crate) use buffers::{READ, give, take};
+pub(crate) use driver::{Driver, PipeError};
+pub(crate) use opening::{OpenError, Opening, Patience};
+pub(crate) use relay::{Counts, Finish, Relay};
+pub(crate) use timer::Timer;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Relays a pipe of kind `ssh`: the SSH server reads and writes the pipe through a duplex.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, duplex};
+use tokio::time::timeout;
+
+use crate::assemble::SshTarget;
+use crate::end::End;
+use crate::pipe::{Driver, Relay};
+use crate::session::Session;
+use crate::tunnel::{end_of, ordered_end};
+
+/// Bytes between pipe and SSH server, each way: what an idle session may keep.
+const BETWEEN: usize = 32 * 1024;
+/// How long the SSH server may take to close its recordings once its pipe is gone.
+const WIND_UP: Duration = Duration::from_secs(5);
+
+/// Serves until either side ends or the session must.
+pub(crate) async fn run<S>(
+    driver: Driver<S>,
+    target: SshTarget,
+    session: &Arc<Session>,
+) -> (Driver<S>, End)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (near, far) = duplex(BETWEEN);
+    let mut serving = (target.serve)(far, Arc::clone(session));
+    let mut served = None;
+    let mut relay = Relay::server(driver, near);
+    let mut ending = session.ending();
+    let end = loop {
+        tokio::select! {
+            biased;
+            ordered = ending.wait_for(Option::is_some) => {
+                break ordered_end(ordered.ok().and_then(|ending| ending.clone()));
+            }
+            finish = poll_fn(|cx| relay.poll(cx)) => break end_of(finish),
+            result = &mut serving, if served.is_none() => served = Some(result),
+        }
+    };
+    let driver = relay.into_driver();
+    if served.is_none() {
+        // The duplex is closed: the server closes its channels and recordings, and ends.
+        served = timeout(WIND_UP, serving).await.ok();
+    }
+    let Some(served) = served else {
+        return (
+            driver,
+            End::Internal("the SSH server did not end".to_owned()),
+        );
+    };
+    session.add_bytes(served.up, served.down);
+    let end = match end {
+        End::Done { .. } => End::Shell(served),
+        End::Ordered(_) => end,
+        // The client left, in order or not: the last command may have ended before.
+        other => {
+            tracing::debug!(session = %session.id(), ?served, "the SSH server ended");
+            other
+        }
+    };
+    (driver, end)
+}

@@ -1,0 +1,474 @@
+//! One agent, ready to be asked: certificate, dialling, and what may be done about a denial.
+//!
+//! A refused certificate is renewed once; a policy that wants a fresh code is answered once; every
+//! other no is final. A pipe is handed out only when the evidence that came with it was accepted.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use postern_proto::audit::note::Checkpoint;
+use postern_proto::gateway::message::{
+    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, Witness,
+    join_proof, open_hash,
+};
+use postern_proto::names::{SessionId, TargetName};
+use thiserror::Error;
+
+use crate::config::AgentProfile;
+use crate::context::Context;
+use crate::error::{Error as UserError, Kind};
+use crate::identity::{self, ClientCertificate, IdentityError};
+use crate::pipe::{self, Answer, PipeError, Wire};
+use crate::transport::{Connection, Dialer, TransportError};
+use crate::witness::{Memory, WitnessError};
+
+/// Where certificates and fresh codes come from.
+pub trait Identity: Send + Sync {
+    /// A certificate for the agent; a new one when the kept one was `refused`.
+    fn certified<'a>(
+        &'a self,
+        agent: &'a AgentProfile,
+        refused: Option<&'a ClientCertificate>,
+    ) -> BoxFuture<'a, Result<ClientCertificate, IdentityError>>;
+
+    /// Has the agent approve the one `Open` that was denied for want of a fresh code.
+    fn step_up<'a>(
+        &'a self,
+        agent: &'a AgentProfile,
+        certificate: &'a ClientCertificate,
+        denied: &'a Denied,
+    ) -> BoxFuture<'a, Result<(), IdentityError>>;
+}
+
+/// The identity of `postern login`.
+impl Identity for Context {
+    fn certified<'a>(
+        &'a self,
+        agent: &'a AgentProfile,
+        refused: Option<&'a ClientCertificate>,
+    ) -> BoxFuture<'a, Result<ClientCertificate, IdentityError>> {
+        match refused {
+            None => Box::pin(identity::certified(self, agent)),
+            Some(_) => Box::pin(identity::certified_anew(self, agent)),
+        }
+    }
+
+    fn step_up<'a>(
+        &'a self,
+        agent: &'a AgentProfile,
+        certificate: &'a ClientCertificate,
+        denied: &'a Denied,
+    ) -> BoxFuture<'a, Result<(), IdentityError>> {
+        Box::pin(async move {
+            identity::step_up(self, agent, certificate, denied)
+                .await
+                .map(drop)
+        })
+    }
+}
+
+/// Why the agent does not serve.
+#[derive(Debug, Error)]
+pub enum GatewayError {
+    /// There is no certificate, or no fresh code.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// There is no connection.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The connection broke.
+    #[error(transparent)]
+    Pipe(#[from] PipeError),
+    /// The agent says no.
+    #[error("{}", .0.message)]
+    Denied(Box<Denied>),
+    /// The agent's evidence is not what was seen before.
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
+    /// The agent's answer contradicts the question.
+    #[error("agent `{agent}` answered another question than was asked: {what}")]
+    Contradiction {
+        /// Its id.
+        agent: String,
+        /// What does not fit.
+        what: &'static str,
+    },
+}
+
+/// What a person asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The target, as typed.
+    pub target: TargetName,
+    /// What to carry.
+    pub kind: OpenKind,
+}
+
+/// Names a session that is open, to open further pipes of it.
+#[derive(Clone)]
+pub struct Membership {
+    session: SessionId,
+    secret: HexSecret,
+    evidence: Witness,
+    seen: Checkpoint,
+}
+
+/// A pipe that runs.
+pub struct Opened {
+    /// The agent's yes. Its evidence was accepted.
+    pub granted: Granted,
+    /// The pipe.
+    pub wire: Wire<Connection>,
+    /// What the evidence in the `Close` is proven against.
+    pub seen: Checkpoint,
+}
+
+impl Opened {
+    /// What further pipes of this session need.
+    pub fn membership(&self) -> Membership {
+        Membership {
+            session: self.granted.session,
+            secret: self.granted.secret.clone(),
+            evidence: self.granted.evidence.clone(),
+            seen: self.seen.clone(),
+        }
+    }
+}
+
+struct Access {
+    certificate: ClientCertificate,
+    dialer: Dialer,
+}
+
+/// One agent with a certificate for it.
+pub struct Gateway {
+    agent: AgentProfile,
+    identity: Arc<dyn Identity>,
+    memory: Memory,
+    access: Mutex<Arc<Access>>,
+    // Renewals and fresh codes: one at a time, so that nobody is asked twice at once.
+    asking: tokio::sync::Semaphore,
+}
+
+impl Gateway {
+    /// Gets a certificate for the context's first agent. The network is touched only when none is
+    /// kept.
+    pub async fn of(context: &Context) -> Result<Arc<Self>, UserError> {
+        let agent = context.agent()?;
+        Ok(Self::new(agent.clone(), Arc::new(context.clone()), &context.state).await?)
+    }
+
+    /// Gets a certificate from `identity`; newest checkpoints are kept below `state`.
+    pub async fn new(
+        agent: AgentProfile,
+        identity: Arc<dyn Identity>,
+        state: &Path,
+    ) -> Result<Arc<Self>, GatewayError> {
+        let memory = Memory::new(state, &agent)?;
+        let certificate = identity.certified(&agent, None).await?;
+        let dialer = Dialer::new(&agent, &certificate)?;
+        let access = Mutex::new(Arc::new(Access {
+            certificate,
+            dialer,
+        }));
+        Ok(Arc::new(Self {
+            agent,
+            identity,
+            memory,
+            access,
+            asking: tokio::sync::Semaphore::new(1),
+        }))
+    }
+
+    /// The pinned agent.
+    pub fn agent(&self) -> &AgentProfile {
+        &self.agent
+    }
+
+    /// Opens a session. `early` goes out with the request.
+    pub async fn open(&self, request: &Request, early: &Bytes) -> Result<Opened, GatewayError> {
+        self.open_pipe(request, None, early, None).await
+    }
+
+    /// Opens a further pipe of a session, on a connection that is ready or a new one.
+    pub async fn join(
+        &self,
+        request: &Request,
+        session: &Membership,
+        early: &Bytes,
+        spare: Option<Connection>,
+    ) -> Result<Opened, GatewayError> {
+        self.open_pipe(request, Some(session), early, spare).await
+    }
+
+    /// A connection that may become a pipe within 5 minutes.
+    pub async fn spare(&self) -> Result<Connection, TransportError> {
+        self.current().dialer.pipe().await
+    }
+
+    /// A connection for HTTP requests; a refused certificate shows on its first use.
+    pub async fn http(&self) -> Result<Connection, GatewayError> {
+        Ok(self.current().dialer.http().await?)
+    }
+
+    /// Accepts the evidence in the `Close` of a pipe that was granted with `seen`.
+    pub fn check_close(&self, close: &Close, seen: &Checkpoint) -> Result<(), GatewayError> {
+        if let Some(evidence) = &close.evidence {
+            self.memory.accept(evidence, Some(seen))?;
+        }
+        Ok(())
+    }
+
+    async fn open_pipe(
+        &self,
+        request: &Request,
+        session: Option<&Membership>,
+        early: &Bytes,
+        mut spare: Option<Connection>,
+    ) -> Result<Opened, GatewayError> {
+        let mut open = Open {
+            target: request.target.clone(),
+            kind: request.kind.clone(),
+            join: None,
+            approved: None,
+            known_size: None,
+            client: concat!("postern ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let (mut renewed, mut fresh) = (false, false);
+        loop {
+            let access = self.current();
+            let known = self.memory.newest()?;
+            open.known_size = known.as_ref().map(|known| known.size);
+            let was_spare = spare.is_some();
+            let connection = match spare.take() {
+                Some(connection) => Ok(connection),
+                None => access.dialer.pipe().await,
+            };
+            let answer = match connection {
+                Ok(connection) => {
+                    self.ask(&access, connection, &mut open, session, early)
+                        .await
+                }
+                Err(error) => Err(error.into()),
+            };
+            match answer {
+                Ok(Answer::Granted(granted, wire)) => {
+                    if session.is_some_and(|session| session.session != granted.session) {
+                        return Err(self.contradiction("the pipe is of another session"));
+                    }
+                    return self.accept(*granted, wire, known.as_ref(), request, session);
+                }
+                Ok(Answer::Denied(denied)) => match denied.code {
+                    DenyCode::Certificate if !renewed => {
+                        renewed = true;
+                        self.renew(&access).await?;
+                    }
+                    DenyCode::StepUp if !fresh => {
+                        fresh = true;
+                        self.step_up(&access, &denied, &mut open).await?;
+                    }
+                    _ => return Err(GatewayError::Denied(denied)),
+                },
+                // A spare may have died since it was last heard of.
+                Err(GatewayError::Transport(_) | GatewayError::Pipe(PipeError::Lost(_)))
+                    if was_spare => {}
+                Err(GatewayError::Transport(error))
+                    if error.wants_new_certificate() && !renewed =>
+                {
+                    renewed = true;
+                    self.renew(&access).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        access: &Access,
+        connection: Connection,
+        open: &mut Open,
+        session: Option<&Membership>,
+        early: &Bytes,
+    ) -> Result<Answer<Connection>, GatewayError> {
+        open.join =
+            match session {
+                Some(session) => {
+                    let proof = session.prove(&connection);
+                    Some(proof.ok_or_else(|| {
+                        self.contradiction("the session's secret is not 32 bytes")
+                    })?)
+                }
+                None => None,
+            };
+        pipe::open(connection, open, early)
+            .await
+            .map_err(|error| match error {
+                // With TLS 1.3 a refused certificate shows here.
+                PipeError::Lost(error)
+                    if error
+                        .get_ref()
+                        .is_some_and(|inner| inner.is::<rustls::Error>()) =>
+                {
+                    access.dialer.explain(&error).into()
+                }
+                other => other.into(),
+            })
+    }
+
+    fn accept(
+        &self,
+        granted: Granted,
+        wire: Wire<Connection>,
+        known: Option<&Checkpoint>,
+        request: &Request,
+        session: Option<&Membership>,
+    ) -> Result<Opened, GatewayError> {
+        if matches!(request.kind, OpenKind::Ssh { .. }) && granted.ssh_host_ca.is_none() {
+            return Err(self.contradiction("an SSH session without a host CA"));
+        }
+        let seen = match session {
+            // A further pipe rests on the event of its session's grant, which was accepted.
+            Some(session) if session.evidence == granted.evidence => session.seen.clone(),
+            _ => self.memory.accept(&granted.evidence, known)?,
+        };
+        Ok(Opened {
+            granted,
+            wire,
+            seen,
+        })
+    }
+
+    fn contradiction(&self, what: &'static str) -> GatewayError {
+        GatewayError::Contradiction {
+            agent: self.agent.id.to_string(),
+            what,
+        }
+    }
+
+    async fn step_up(
+        &self,
+        access: &Access,
+        denied: &Denied,
+        open: &mut Open,
+    ) -> Result<(), GatewayError> {
+        // The approval must be for what we asked, not for what somebody would like approved.
+        if denied.open_hash.as_deref() != Some(hex::encode(open_hash(open)).as_str()) {
+            return Err(self.contradiction("it wants a fresh code for another request"));
+        }
+        let _turn = self.asking.acquire().await;
+        self.identity
+            .step_up(&self.agent, &access.certificate, denied)
+            .await?;
+        open.approved = denied.session;
+        Ok(())
+    }
+
+    /// Replaces a certificate that HTTP refused.
+    pub(crate) async fn renew_current(&self) -> Result<(), GatewayError> {
+        self.renew(&self.current()).await
+    }
+
+    async fn renew(&self, refused: &Arc<Access>) -> Result<(), GatewayError> {
+        let _turn = self.asking.acquire().await;
+        if !Arc::ptr_eq(refused, &self.current()) {
+            return Ok(()); // another pipe renewed it meanwhile
+        }
+        let certificate = self
+            .identity
+            .certified(&self.agent, Some(&refused.certificate))
+            .await?;
+        let dialer = Dialer::new(&self.agent, &certificate)?;
+        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Access {
+            certificate,
+            dialer,
+        });
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<Access> {
+        Arc::clone(&self.access.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Membership {
+    fn prove(&self, connection: &Connection) -> Option<Join> {
+        let exporter = connection
+            .get_ref()
+            .1
+            .export_keying_material([0; 32], JOIN_EXPORTER, None)
+            .ok()?;
+        let secret = self.secret.bytes()?;
+        Some(Join {
+            session: self.session,
+            proof: join_proof(&secret, &exporter, self.session),
+        })
+    }
+}
+
+impl From<GatewayError> for UserError {
+    fn from(error: GatewayError) -> Self {
+        let message = error.to_string();
+        match error {
+            GatewayError::Identity(error) => error.into(),
+            GatewayError::Transport(error) => Self::unreachable(message).hint(error.hint()),
+            GatewayError::Pipe(error) => error.into(),
+            GatewayError::Witness(error) => Self::denied(message).hint(error.hint()),
+            GatewayError::Contradiction { .. } => {
+                Self::failed(message).hint("compare the versions of `postern` and the agent")
+            }
+            GatewayError::Denied(denied) => refusal(*denied),
+        }
+    }
+}
+
+impl From<PipeError> for UserError {
+    fn from(error: PipeError) -> Self {
+        let kind = match error {
+            PipeError::Lost(_) | PipeError::Silent(_) | PipeError::Unanswered(_) => {
+                Kind::Unreachable
+            }
+            _ => Kind::Failed,
+        };
+        Self::new(kind, error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<TransportError> for UserError {
+    fn from(error: TransportError) -> Self {
+        GatewayError::from(error).into()
+    }
+}
+
+/// A denial as people see it.
+fn refusal(denied: Denied) -> UserError {
+    let mut message = denied.message;
+    if !denied.candidates.is_empty() {
+        message.push_str(&format!(": {}", denied.candidates.join("; ")));
+    }
+    if let Some(session) = denied.session {
+        message.push_str(&format!(" (session {session})"));
+    }
+    let kind = match denied.code {
+        DenyCode::TargetUnreachable | DenyCode::Draining => Kind::Unreachable,
+        _ => Kind::Denied,
+    };
+    let hint = denied.hint.or_else(|| {
+        Some(
+            match denied.code {
+                DenyCode::UnknownTarget => "postern ls",
+                DenyCode::Ambiguous => "name one of them by its id",
+                DenyCode::Certificate => "postern login",
+                _ => return None,
+            }
+            .to_owned(),
+        )
+    });
+    UserError {
+        kind,
+        message,
+        hint,
+    }
+}

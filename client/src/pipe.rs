@@ -1,0 +1,100 @@
+//! Driving pipes: one TLS connection each, the machine is `postern_proto::gateway::pipe`.
+//!
+//! ```text
+//! local bytes ─▶ relay ─▶ Wire { machine, decoder, TLS } ─▶ agent
+//! ```
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`open`] | `Open` with early data, `Granted` or `Denied` |
+//! | [`wire`] | frames on one connection: writing, reading, acknowledging, heartbeat |
+//! | [`relay`] | copying between a wire and something local, with back-pressure both ways |
+//!
+//! A TLS end without `Close` is a lost network, never an end of file.
+
+pub mod open;
+pub mod relay;
+pub mod wire;
+
+use std::io;
+
+use postern_proto::gateway::frame::FrameError;
+use postern_proto::gateway::message::{Close, CloseReason};
+use postern_proto::gateway::pipe::Violation;
+use thiserror::Error;
+
+pub use open::{Answer, open};
+pub use relay::{Outcome, relay};
+pub use wire::Wire;
+
+/// Unacknowledged bytes that one pipe keeps (DESIGN.md section 4).
+pub const CEILING: usize = 32 * 1024 * 1024;
+
+/// Why a pipe broke.
+#[derive(Debug, Error)]
+pub enum PipeError {
+    /// The connection ended or failed without `Close`.
+    #[error("the network connection was lost: {0}")]
+    Lost(io::Error),
+    /// Nothing arrived for so long that the network must be gone.
+    #[error("the network connection was lost: nothing arrived for {0} s")]
+    Silent(u64),
+    /// The agent broke the protocol.
+    #[error("the agent broke the protocol: {0}")]
+    Violation(#[from] Violation),
+    /// A frame that the protocol does not allow.
+    #[error("the agent broke the protocol: {0}")]
+    Frame(#[from] FrameError),
+    /// Another frame than the one that is due.
+    #[error("the agent broke the protocol: {0}")]
+    Unexpected(&'static str),
+    /// No answer to `Open`.
+    #[error("the agent did not answer within {0} s")]
+    Unanswered(u64),
+    /// The agent counted other bytes than arrived.
+    #[error("bytes were lost: the agent sent {sent}, {received} arrived")]
+    Missing {
+        /// The agent's count.
+        sent: u64,
+        /// Ours.
+        received: u64,
+    },
+    /// The local end of the relay failed.
+    #[error("the local side failed: {0}")]
+    Local(io::Error),
+}
+
+impl PipeError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Lost(_) | Self::Silent(_) => {
+                "check the network and connect again; what ran on the target may still run"
+            }
+            Self::Unanswered(_) => "try again; if it stays, tell the agent's operator",
+            Self::Local(_) => "see what closed it on this computer",
+            _ => "compare the versions of `postern` and the agent",
+        }
+    }
+}
+
+/// The sentence for a pipe that the agent ended for a reason of its own; `None` for an ordinary
+/// end.
+pub fn ending(close: &Close) -> Option<String> {
+    let reason = match close.reason {
+        CloseReason::Done | CloseReason::Client => return None,
+        CloseReason::Target => "the connection to the target broke",
+        CloseReason::Policy => "policy no longer allows it",
+        CloseReason::Expired => "the grant's time is over",
+        CloseReason::Evidence => "the evidence could not be written",
+        CloseReason::Quota => "the recording quota is used up",
+        CloseReason::Killed => "an operator ended it",
+        CloseReason::Draining => "the agent is shutting down",
+        CloseReason::Protocol => "the agent saw a breach of the protocol",
+        CloseReason::Internal => "the agent failed",
+    };
+    Some(match &close.message {
+        Some(message) => format!("{reason}: {}", message),
+        None => reason.to_owned(),
+    })
+}

@@ -1,0 +1,73 @@
+//! The beginning of a pipe: one `Open`, with early data behind it, and its answer.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use postern_proto::gateway::EARLY_DATA;
+use postern_proto::gateway::frame::{self, DATA_LIMIT, FrameKind, HEADER, Piece};
+use postern_proto::gateway::message::{Denied, Granted, Open};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{PipeError, Wire};
+
+/// For the agent to decide, dial the target and write its evidence.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// What the agent says to an `Open`.
+pub enum Answer<S> {
+    /// Yes: the pipe runs.
+    Granted(Box<Granted>, Wire<S>),
+    /// No, and why. The connection is over.
+    Denied(Box<Denied>),
+}
+
+/// Asks for a pipe on `stream`. `early` (at most [`EARLY_DATA`] bytes, the rest is not taken) goes
+/// out with the request; after a denial the caller still has it for the next try.
+pub async fn open<S>(stream: S, request: &Open, early: &Bytes) -> Result<Answer<S>, PipeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let body = serde_json::to_vec(request).unwrap_or_default();
+    let opening = frame::control(FrameKind::Open, &body)
+        .ok_or(PipeError::Unexpected("the request is too long"))?;
+    let mut wire = Wire::new(stream, opening);
+    for part in early
+        .get(..EARLY_DATA.min(early.len()))
+        .unwrap_or_default()
+        .chunks(DATA_LIMIT)
+    {
+        let mut buffer = BytesMut::with_capacity(HEADER + part.len());
+        buffer.resize(HEADER, 0);
+        buffer.extend_from_slice(part);
+        if let Some(frame) = frame::data(buffer) {
+            wire.machine_mut().send(frame);
+        }
+    }
+    let answer = poll_fn(|cx| {
+        // A write error alone says little: the reason (an alert) stands in what is read.
+        let written = wire.poll_transmit(cx);
+        match (wire.poll_piece(cx), written) {
+            (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+            (piece, _) => piece,
+        }
+    });
+    let piece = tokio::time::timeout(ANSWER, answer)
+        .await
+        .map_err(|_| PipeError::Unanswered(ANSWER.as_secs()))??;
+    let Piece::Frame(kind, body) = piece else {
+        return Err(PipeError::Unexpected("data before the answer to `Open`"));
+    };
+    match kind {
+        FrameKind::Granted => serde_json::from_slice(&body)
+            .map(|granted| Answer::Granted(Box::new(granted), wire))
+            .map_err(|_| PipeError::Unexpected("malformed Granted frame")),
+        FrameKind::Denied => serde_json::from_slice(&body)
+            .map(|denied| Answer::Denied(Box::new(denied)))
+            .map_err(|_| PipeError::Unexpected("malformed Denied frame")),
+        _ => Err(PipeError::Unexpected(
+            "another frame than the answer to `Open`",
+        )),
+    }
+}

@@ -1,0 +1,106 @@
+//! Our own SSH client, over a pipe: no `ssh` is needed on the machine.
+//!
+//! ```text
+//! terminal ─ shell ─┐
+//! -A        ─ agent ─┼─ russh ─ in-memory stream ─ relay ─ pipe ─ agent
+//! -L -R -D  ─ forward (a pipe of its own)
+//! ```
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`link`] | one SSH connection over one pipe |
+//! | `host_key` | the check of the agent's host certificate |
+//! | [`shell`] | the session channel: requests, streams, signals, status |
+//! | [`terminal`] | raw mode and its restoring, size, modes |
+//! | [`escape`] | `~.` and its like |
+//! | [`agent`] | lending the local SSH agent |
+//! | [`forward`] | `-L`, `-R`, `-D` |
+//!
+//! russh is named in this module alone. What it cannot do is met here: the stream between it and
+//! the pipe holds more than the agent's windows, so that it never waits for its own writes and
+//! always reads; output is taken from it by a task that waits for nothing else.
+
+pub mod agent;
+pub mod escape;
+pub mod forward;
+mod host_key;
+pub mod link;
+pub mod shell;
+pub mod terminal;
+#[cfg(test)]
+mod tests;
+
+use thiserror::Error;
+
+use crate::error::Error as UserError;
+use crate::gateway::GatewayError;
+use crate::pipe::PipeError;
+
+/// Why an SSH session did not come about, or broke.
+#[derive(Debug, Error)]
+pub enum SshError {
+    /// The agent does not serve.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// The connection broke.
+    #[error(transparent)]
+    Pipe(#[from] PipeError),
+    /// The agent ended the session for a reason of its own.
+    #[error("the session was ended: {0}")]
+    Ended(String),
+    /// The agent's SSH host key is not vouched for by the CA in `Granted`.
+    #[error("the agent's SSH host key is not acceptable: {0}")]
+    HostKey(String),
+    /// A channel or request was refused.
+    #[error("{what} was refused: {reason}")]
+    Refused {
+        /// The thing asked for.
+        what: String,
+        /// Why, as far as SSH tells.
+        reason: String,
+    },
+    /// SSH itself failed.
+    #[error("SSH with the agent failed: {0}")]
+    Protocol(String),
+    /// The local terminal or a local stream failed.
+    #[error("{what}: {source}")]
+    Local {
+        /// What was done.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A forward that cannot be understood or served.
+    #[error("forward `{spec}`: {reason}")]
+    Forward {
+        /// As typed.
+        spec: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl From<SshError> for UserError {
+    fn from(error: SshError) -> Self {
+        let message = error.to_string();
+        match error {
+            SshError::Gateway(error) => error.into(),
+            SshError::Pipe(error) => error.into(),
+            SshError::Ended(_) => {
+                Self::denied(message).hint("`postern why TARGET` shows what policy says now")
+            }
+            SshError::HostKey(_) => Self::denied(message)
+                .hint("compare the versions of `postern` and the agent, and tell its operator"),
+            SshError::Refused { .. } => {
+                Self::denied(message).hint("`postern why TARGET` shows what policy allows")
+            }
+            SshError::Protocol(_) => Self::failed(message)
+                .hint("try again with -v; if it stays, tell the agent's operator"),
+            SshError::Local { .. } => {
+                Self::failed(message).hint("see what closed it on this computer")
+            }
+            SshError::Forward { .. } => Self::usage(message)
+                .hint("-L and -R take [BIND:]PORT:HOST:PORT, -D takes [BIND:]PORT"),
+        }
+    }
+}

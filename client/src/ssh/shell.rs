@@ -1,0 +1,428 @@
+//! The session channel: a shell or a command, its streams, signals and status.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::io;
+use std::path::PathBuf;
+
+use bytes::BytesMut;
+use russh::client::Msg;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+
+use super::SshError;
+use super::agent::Lender;
+use super::escape::{self, Command, Escapes};
+use super::link::{Inbound, Link};
+use super::terminal::Size;
+
+/// Bytes taken from the local input at once.
+const READ: usize = 32 * 1024;
+
+/// What is to run on the target.
+#[derive(Debug, Default)]
+pub struct Job {
+    /// The command line; a shell when absent.
+    pub command: Option<String>,
+    /// The terminal that it gets.
+    pub terminal: Option<TerminalRequest>,
+    /// Variables that are offered to the target; it may ignore them.
+    pub environment: Vec<(String, String)>,
+    /// The socket of the local SSH agent, when it is lent.
+    pub lend_agent: Option<PathBuf>,
+}
+
+/// The terminal that a job gets.
+#[derive(Debug, Clone)]
+pub struct TerminalRequest {
+    /// `TERM`.
+    pub kind: String,
+    /// Its size at the start.
+    pub size: Size,
+    /// Its modes, as SSH names them.
+    pub modes: Vec<(Pty, u32)>,
+}
+
+/// Where the job's streams go.
+pub struct Streams<I, O, E> {
+    /// Its standard input.
+    pub input: I,
+    /// Its standard output.
+    pub output: O,
+    /// Its standard error.
+    pub error: E,
+    /// Whether a person types: then `~.` ends the session.
+    pub typed: bool,
+}
+
+/// What the local side tells a running job.
+#[derive(Debug, Clone)]
+pub enum Control {
+    /// The terminal has a new size.
+    Resize(Size),
+    /// A signal to pass on, by its name without `SIG`.
+    Signal(&'static str),
+    /// The session is to end now.
+    End,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// With this exit status.
+    Exited(u32),
+    /// By this signal.
+    Killed {
+        /// Its name without `SIG`.
+        signal: String,
+        /// What the target says about it.
+        message: String,
+    },
+    /// The person, or a signal to us, ended the session.
+    Left,
+}
+
+impl Status {
+    /// The exit code of our process: the status, 128+n for a signal, 255 when we left.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Exited(status) => u8::try_from(*status).unwrap_or(255),
+            Self::Killed { signal, .. } => 128 + signal_number(signal),
+            Self::Left => 255,
+        }
+    }
+}
+
+/// Runs `job` and waits for its end. `control` may close at any time.
+pub async fn run<I, O, E>(
+    link: &mut Link,
+    job: Job,
+    streams: Streams<I, O, E>,
+    control: mpsc::Receiver<Control>,
+) -> Result<Status, SshError>
+where
+    I: AsyncRead + Unpin,
+    O: AsyncWrite + Unpin,
+    E: AsyncWrite + Unpin,
+{
+    let channel = link.session().await?;
+    let (reader, writer) = channel.split();
+    let expected = start(&writer, &job).await.map_err(protocol)?;
+    let Streams {
+        input,
+        output,
+        error,
+        typed,
+    } = streams;
+    let (help, helped) = mpsc::channel(1);
+    let listen = listen(reader, expected, output, error, helped);
+    let lender = job.lend_agent.map(Lender::new);
+    tokio::select! {
+        ended = listen => ended,
+        left = feed(input, &writer, typed, help) => left,
+        left = obey(control, &writer) => left,
+        never = lend(link.inbound(), lender) => never,
+    }
+}
+
+/// What a reply is to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Agent,
+    Terminal,
+    Start,
+}
+
+/// Sends all requests in one go; the replies come in the same order.
+async fn start(writer: &ChannelWriteHalf<Msg>, job: &Job) -> Result<VecDeque<Asked>, russh::Error> {
+    let mut asked = VecDeque::new();
+    for (name, value) in &job.environment {
+        writer.set_env(false, name, value).await?;
+    }
+    if job.lend_agent.is_some() {
+        writer.agent_forward(true).await?;
+        asked.push_back(Asked::Agent);
+    }
+    if let Some(TerminalRequest { kind, size, modes }) = &job.terminal {
+        let Size {
+            columns,
+            rows,
+            width,
+            height,
+        } = *size;
+        writer
+            .request_pty(true, kind, columns, rows, width, height, modes)
+            .await?;
+        asked.push_back(Asked::Terminal);
+    }
+    match &job.command {
+        Some(line) => writer.exec(true, line.as_str()).await?,
+        None => writer.request_shell(true).await?,
+    }
+    asked.push_back(Asked::Start);
+    Ok(asked)
+}
+
+/// Takes what the target sends, until the channel ends. Waits for nothing but its own outputs, so
+/// that russh never waits for anything else.
+async fn listen<O, E>(
+    mut reader: ChannelReadHalf,
+    mut asked: VecDeque<Asked>,
+    mut output: O,
+    mut error: E,
+    mut help: mpsc::Receiver<()>,
+) -> Result<Status, SshError>
+where
+    O: AsyncWrite + Unpin,
+    E: AsyncWrite + Unpin,
+{
+    let mut status = None;
+    loop {
+        let message = tokio::select! {
+            message = reader.wait() => message,
+            Some(()) = help.recv() => {
+                error.write_all(escape::HELP).await.map_err(|e| local("the terminal failed", e))?;
+                error.flush().await.map_err(|e| local("the terminal failed", e))?;
+                continue;
+            }
+        };
+        match message {
+            Some(ChannelMsg::Data { data }) => {
+                output
+                    .write_all(&data)
+                    .await
+                    .map_err(|e| local("the standard output failed", e))?;
+            }
+            Some(ChannelMsg::ExtendedData { data, ext: 1 }) => {
+                error
+                    .write_all(&data)
+                    .await
+                    .map_err(|e| local("the standard error failed", e))?;
+            }
+            Some(ChannelMsg::ExitStatus { exit_status }) => {
+                status = Some(Status::Exited(exit_status))
+            }
+            Some(ChannelMsg::ExitSignal {
+                signal_name,
+                error_message,
+                ..
+            }) => {
+                status = Some(Status::Killed {
+                    signal: signal_text(&signal_name).to_owned(),
+                    message: error_message,
+                });
+            }
+            Some(ChannelMsg::Success) => {
+                asked.pop_front();
+            }
+            Some(ChannelMsg::Failure) => refused(asked.pop_front(), &mut error).await?,
+            Some(ChannelMsg::Close) | None => break,
+            Some(_) => {}
+        }
+    }
+    output
+        .flush()
+        .await
+        .map_err(|e| local("the standard output failed", e))?;
+    error
+        .flush()
+        .await
+        .map_err(|e| local("the standard error failed", e))?;
+    status.ok_or_else(|| SshError::Protocol("the session ended without an exit status".to_owned()))
+}
+
+/// A refused start is an error; a refused extra is told and lived without, as `ssh` does.
+async fn refused<E: AsyncWrite + Unpin>(
+    asked: Option<Asked>,
+    error: &mut E,
+) -> Result<(), SshError> {
+    let note: &[u8] = match asked {
+        Some(Asked::Start) | None => {
+            return Err(SshError::Refused {
+                what: "the shell or command".to_owned(),
+                reason: "the target does not run it".to_owned(),
+            });
+        }
+        Some(Asked::Terminal) => b"warning: the target gives no terminal\r\n",
+        Some(Asked::Agent) => {
+            b"warning: the SSH agent is not lent: policy or the target refuses it\r\n"
+        }
+    };
+    error
+        .write_all(note)
+        .await
+        .map_err(|e| local("the standard error failed", e))
+}
+
+/// Sends the local input; returns only when the person leaves.
+async fn feed<I: AsyncRead + Unpin>(
+    mut input: I,
+    writer: &ChannelWriteHalf<Msg>,
+    typed: bool,
+    help: mpsc::Sender<()>,
+) -> Result<Status, SshError> {
+    let mut escapes = typed.then(Escapes::default);
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(READ);
+        let read = input.read_buf(&mut buffer).await;
+        let length = read.map_err(|e| local("the standard input failed", e))?;
+        if length == 0 {
+            // A target that is gone needs no end of file; `listen` tells why.
+            let _gone = writer.eof().await;
+            return pending().await;
+        }
+        let bytes = match &mut escapes {
+            None => buffer.split(),
+            Some(escapes) => {
+                let mut kept = BytesMut::with_capacity(length + 1);
+                match escapes.feed(&buffer.split(), &mut kept) {
+                    Some(Command::Disconnect) => return Ok(Status::Left),
+                    Some(Command::Help) => {
+                        let _shown = help.try_send(());
+                    }
+                    None => {}
+                }
+                kept
+            }
+        };
+        if writer.data_bytes(bytes.freeze()).await.is_err() {
+            return pending().await;
+        }
+    }
+}
+
+/// Passes sizes and signals on; returns only when the session is to end.
+async fn obey(
+    mut control: mpsc::Receiver<Control>,
+    writer: &ChannelWriteHalf<Msg>,
+) -> Result<Status, SshError> {
+    while let Some(order) = control.recv().await {
+        let sent = match order {
+            Control::Resize(Size {
+                columns,
+                rows,
+                width,
+                height,
+            }) => writer.window_change(columns, rows, width, height).await,
+            Control::Signal(name) => writer.signal(named(name)).await,
+            Control::End => return Ok(Status::Left),
+        };
+        if sent.is_err() {
+            break;
+        }
+    }
+    pending().await
+}
+
+/// Serves what the agent opens towards us; never returns.
+async fn lend(
+    offers: Option<mpsc::Receiver<Inbound>>,
+    lender: Option<Lender>,
+) -> Result<Status, SshError> {
+    if let (Some(mut offers), Some(mut lender)) = (offers, lender) {
+        while let Some(offer) = offers.recv().await {
+            // Dropping an offer refuses it.
+            if let Inbound::Agent(channel, reply) = offer {
+                lender.lend(channel, reply).await;
+            }
+        }
+    }
+    pending().await
+}
+
+fn local(what: &'static str, source: io::Error) -> SshError {
+    SshError::Local { what, source }
+}
+
+fn protocol(error: russh::Error) -> SshError {
+    SshError::Protocol(error.to_string())
+}
+
+fn named(name: &str) -> Sig {
+    match name {
+        "HUP" => Sig::HUP,
+        "INT" => Sig::INT,
+        "QUIT" => Sig::QUIT,
+        "TERM" => Sig::TERM,
+        "USR1" => Sig::USR1,
+        other => Sig::Custom(other.to_owned()),
+    }
+}
+
+fn signal_text(signal: &Sig) -> &str {
+    match signal {
+        Sig::ABRT => "ABRT",
+        Sig::ALRM => "ALRM",
+        Sig::FPE => "FPE",
+        Sig::HUP => "HUP",
+        Sig::ILL => "ILL",
+        Sig::INT => "INT",
+        Sig::KILL => "KILL",
+        Sig::PIPE => "PIPE",
+        Sig::QUIT => "QUIT",
+        Sig::SEGV => "SEGV",
+        Sig::TERM => "TERM",
+        Sig::USR1 => "USR1",
+        Sig::Custom(name) => name,
+    }
+}
+
+/// Numbers of Linux; a name that it does not have counts as 127, the most that fits.
+fn signal_number(name: &str) -> u8 {
+    // SSH implementations write names of their own with a suffix: `USR2`, `SIGXCPU@openssh.com`.
+    let name = name.split('@').next().unwrap_or_default();
+    match name.strip_prefix("SIG").unwrap_or(name) {
+        "HUP" => 1,
+        "INT" => 2,
+        "QUIT" => 3,
+        "ILL" => 4,
+        "TRAP" => 5,
+        "ABRT" => 6,
+        "BUS" => 7,
+        "FPE" => 8,
+        "KILL" => 9,
+        "USR1" => 10,
+        "SEGV" => 11,
+        "USR2" => 12,
+        "PIPE" => 13,
+        "ALRM" => 14,
+        "TERM" => 15,
+        "STKFLT" => 16,
+        "CHLD" => 17,
+        "CONT" => 18,
+        "STOP" => 19,
+        "TSTP" => 20,
+        "TTIN" => 21,
+        "TTOU" => 22,
+        "URG" => 23,
+        "XCPU" => 24,
+        "XFSZ" => 25,
+        "VTALRM" => 26,
+        "PROF" => 27,
+        "WINCH" => 28,
+        "IO" => 29,
+        "PWR" => 30,
+        "SYS" => 31,
+        _ => 127,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_becomes_128_and_its_number() {
+        let killed = |signal: &str| Status::Killed {
+            signal: signal.to_owned(),
+            message: String::new(),
+        };
+        assert_eq!(killed("KILL").code(), 137);
+        assert_eq!(killed("XCPU@openssh.com").code(), 152);
+        assert_eq!(killed("ODD").code(), 255);
+        assert_eq!(Status::Exited(7).code(), 7);
+        assert_eq!(Status::Exited(1000).code(), 255);
+    }
+}

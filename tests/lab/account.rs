@@ -1,0 +1,176 @@
+//! The emulated account: who is in it, what they may, which instances it has.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::aws::{AwsConfig, Instance, Platform, Role, SsmNode, Subnet, User, Vpc};
+use crate::network::Network;
+
+/// The account.
+pub const ACCOUNT: &str = "111122223333";
+/// Its region.
+pub const REGION: &str = "eu-west-1";
+/// The role whose trust policy attests MFA.
+pub const ATTESTATION_ROLE: &str = "arn:aws:iam::111122223333:role/postern-attestation";
+/// The bastion's own identity, as its instance role would be.
+pub const BASTION_USER: &str = "postern-bastion";
+
+/// A person of the lab. Their TOTP seeds are fixed, so that `lab totp NAME` needs no running lab:
+/// they open nothing but an emulated AWS on loopback.
+#[derive(Debug, Clone, Copy)]
+pub struct Person {
+    /// Profile and IAM user name.
+    pub name: &'static str,
+    /// Base32 seed of the virtual MFA device.
+    pub totp_secret: &'static str,
+    /// What they do.
+    pub job: &'static str,
+}
+
+/// Everybody.
+pub const PEOPLE: [Person; 3] = [
+    Person {
+        name: "alice",
+        totp_secret: "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
+        job: "operator",
+    },
+    Person {
+        name: "bob",
+        totp_secret: "KRSXG5CTMVRXEZLUKRSXG5CTMVRXEZLU",
+        job: "developer",
+    },
+    Person {
+        name: "carol",
+        totp_secret: "MFZWIZTHNBVGW3DNMFZWIZTHNBVGW3DN",
+        job: "auditor",
+    },
+];
+
+/// One private host.
+#[derive(Debug, Clone, Copy)]
+pub struct Host {
+    /// Its Name tag.
+    pub name: &'static str,
+    /// Its instance id.
+    pub id: &'static str,
+    /// Its `env` tag.
+    pub environment: &'static str,
+    platform: Platform,
+    managed: bool,
+    address: fn(&Network) -> IpAddr,
+}
+
+impl Host {
+    /// Where it lives in a lab.
+    pub fn address(&self, network: &Network) -> IpAddr {
+        (self.address)(network)
+    }
+}
+
+/// All instances.
+pub const HOSTS: [Host; 5] = [
+    Host {
+        name: "web-1",
+        id: "i-0a1b2c3d4e5f60001",
+        environment: "staging",
+        platform: Platform::Linux,
+        managed: true,
+        address: Network::web,
+    },
+    Host {
+        name: "app-1",
+        id: "i-0a1b2c3d4e5f60002",
+        environment: "staging",
+        platform: Platform::Linux,
+        managed: true,
+        address: Network::app,
+    },
+    Host {
+        name: "db-1",
+        id: "i-0a1b2c3d4e5f60003",
+        environment: "production",
+        platform: Platform::Linux,
+        managed: false,
+        address: Network::db,
+    },
+    Host {
+        name: "win-1",
+        id: "i-0a1b2c3d4e5f60004",
+        environment: "production",
+        platform: Platform::Windows,
+        managed: false,
+        address: Network::win,
+    },
+    Host {
+        name: "bastion-1",
+        id: "i-0a1b2c3d4e5f60005",
+        environment: "production",
+        platform: Platform::Linux,
+        managed: false,
+        address: Network::bastion,
+    },
+];
+
+/// Fills the account.
+pub fn seed(config: &mut AwsConfig, network: &Network) {
+    let assume = format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"{ATTESTATION_ROLE}"}}]}}"#
+    );
+    for person in PEOPLE {
+        let mut user = User::new(person.name).with_policy("attest", assume.clone());
+        user.totp_secret = Some(person.totp_secret.to_owned());
+        config.users.push(user);
+    }
+    config.users.push(
+        User::new(BASTION_USER)
+            .without_mfa()
+            .with_policy("attest", assume)
+            .with_policy("bastion", BASTION_POLICY),
+    );
+    config
+        .roles
+        .push(Role::new("postern-attestation", ATTESTATION_TRUST));
+
+    let vpc = Vpc {
+        id: "vpc-0a1b2c3d4e5f60001".to_owned(),
+        region: REGION.to_owned(),
+        cidr: network.cidr(),
+        name: "lab".to_owned(),
+    };
+    let subnet = Subnet {
+        id: "subnet-0a1b2c3d4e5f60001".to_owned(),
+        vpc_id: vpc.id.clone(),
+        cidr: network.cidr(),
+        availability_zone: format!("{REGION}a"),
+        name: "private".to_owned(),
+    };
+    for host in HOSTS {
+        let address = match host.address(network) {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        };
+        let mut instance = Instance::new(host.id, host.name, address, &subnet)
+            .with_tag("env", host.environment)
+            .with_tag("postern:ssh-port", &crate::stack::SSH_PORT.to_string());
+        instance.platform = host.platform;
+        instance.ssm = host.managed.then(SsmNode::online);
+        config.instances.push(instance);
+    }
+    config.vpcs.push(vpc);
+    config.subnets.push(subnet);
+}
+
+/// What the bastion's instance role needs.
+const BASTION_POLICY: &str = r#"{"Version":"2012-10-17","Statement":[
+  {"Effect":"Allow","Action":"ec2:DescribeInstances","Resource":"*"},
+  {"Effect":"Allow","Action":"ec2-instance-connect:SendSSHPublicKey","Resource":"*"},
+  {"Effect":"Allow","Action":"iam:GetRole","Resource":"arn:aws:iam::111122223333:role/postern-attestation"}
+]}"#;
+
+/// The trust policy that makes AWS attest MFA: `Bool`, never `BoolIfExists`.
+const ATTESTATION_TRUST: &str = r#"{"Version":"2012-10-17","Statement":[{
+  "Effect":"Allow",
+  "Principal":{"AWS":"arn:aws:iam::111122223333:root"},
+  "Action":"sts:AssumeRole",
+  "Condition":{
+    "Bool":{"aws:MultiFactorAuthPresent":"true"},
+    "NumericLessThan":{"aws:MultiFactorAuthAge":"43200"}}}]}"#;

@@ -1,0 +1,456 @@
+//! Condition operators of IAM policies, and the request context that they read.
+//!
+//! Source: "IAM JSON policy elements: Condition operators" in the IAM user guide. Absent keys are what makes or breaks
+//! an MFA condition: a positive operator is false, a negated one true, `IfExists` true, `Null` looks at absence.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::pattern::Pattern;
+
+/// Condition keys that the emulator can answer for: set, or knowingly absent. About any other it cannot tell what AWS
+/// would see, so a statement that reads it is in doubt and never in the caller's favour.
+const KNOWN_KEYS: &[&str] = &[
+    "aws:currenttime",
+    "aws:epochtime",
+    "aws:multifactorauthage",
+    "aws:multifactorauthpresent",
+    "aws:principalaccount",
+    "aws:principalarn",
+    "aws:principaltype",
+    "aws:requestedregion",
+    "aws:securetransport",
+    "aws:sourceip",
+    "aws:sourcevpc",
+    "aws:sourcevpce",
+    "aws:tokenissuetime",
+    "aws:useragent",
+    "aws:userid",
+    "aws:username",
+    "aws:viaawsservice",
+    "ec2:instanceid",
+    "ec2:osuser",
+    "ec2:region",
+    "ssm:sessiondocumentaccesscheck",
+    "sts:externalid",
+    "sts:rolesessionname",
+];
+const KNOWN_PREFIXES: &[&str] = &[
+    "aws:principaltag/",
+    "aws:resourcetag/",
+    "aws:requesttag/",
+    "ec2:resourcetag/",
+    "ssm:resourcetag/",
+];
+
+/// The facts of one request, by condition key.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Context(BTreeMap<String, String>);
+
+impl Context {
+    pub(crate) fn set(&mut self, key: &str, value: impl Into<String>) {
+        self.0.insert(key.to_ascii_lowercase(), value.into());
+    }
+
+    /// Keys are compared without regard to case.
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(&key.to_ascii_lowercase()).map(String::as_str)
+    }
+}
+
+/// Whether something in a policy applies. `Doubt` must never be read in the caller's favour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Match {
+    Yes,
+    No,
+    Doubt,
+}
+
+impl Match {
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::No, _) | (_, Self::No) => Self::No,
+            (Self::Doubt, _) | (_, Self::Doubt) => Self::Doubt,
+            (Self::Yes, Self::Yes) => Self::Yes,
+        }
+    }
+
+    pub(crate) fn not(self) -> Self {
+        match self {
+            Self::Yes => Self::No,
+            Self::No => Self::Yes,
+            Self::Doubt => Self::Doubt,
+        }
+    }
+
+    /// Yes if any is; in doubt if none is but one may be.
+    pub(crate) fn any(items: impl Iterator<Item = Self>) -> Self {
+        items.fold(Self::No, |so_far, item| so_far.not().and(item.not()).not())
+    }
+}
+
+impl From<bool> for Match {
+    fn from(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
+}
+
+/// One operator, one key, its values.
+#[derive(Clone, Debug)]
+pub(crate) struct Condition {
+    test: Test,
+    negated: bool,
+    if_exists: bool,
+    key: String,
+    values: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Test {
+    Bool,
+    Null,
+    String { ignore_case: bool },
+    StringLike,
+    Numeric(Order),
+    Date(Order),
+    IpAddress,
+    Arn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Equals,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Condition {
+    /// `None` for an operator that does not exist (or is not known here).
+    pub(crate) fn new(operator: &str, key: &str, values: Vec<String>) -> Option<Self> {
+        // With one value per key, as all keys here have, both quantifiers look at that one value; they differ when it
+        // is absent: ForAllValues is then true, ForAnyValue false.
+        let (for_all, for_any, operator) = match operator.split_once(':') {
+            None => (false, false, operator),
+            Some(("ForAllValues", rest)) => (true, false, rest),
+            Some(("ForAnyValue", rest)) => (false, true, rest),
+            Some(_) => return None,
+        };
+        let (operator, if_exists) = match operator.strip_suffix("IfExists") {
+            Some(rest) => (rest, true),
+            None => (operator, false),
+        };
+        let (test, negated) = test_named(operator)?;
+        if test == Test::Null && (if_exists || for_all || for_any) || for_any && negated {
+            return None;
+        }
+        Some(Self {
+            test,
+            negated,
+            if_exists: if_exists || for_all,
+            key: key.to_ascii_lowercase(),
+            values,
+        })
+    }
+
+    pub(crate) fn evaluate(&self, context: &Context) -> Match {
+        let known = KNOWN_KEYS.contains(&&*self.key)
+            || KNOWN_PREFIXES
+                .iter()
+                .any(|prefix| self.key.starts_with(prefix));
+        if !known {
+            return Match::Doubt;
+        }
+        let actual = context.get(&self.key);
+        if self.test == Test::Null {
+            let absent = if actual.is_none() { "true" } else { "false" };
+            return self
+                .values
+                .iter()
+                .any(|value| value.eq_ignore_ascii_case(absent))
+                .into();
+        }
+        let Some(actual) = actual else {
+            return (self.if_exists || self.negated).into();
+        };
+        let found = Match::any(
+            self.values
+                .iter()
+                .map(|wanted| self.test.compare(actual, wanted, context)),
+        );
+        if self.negated { found.not() } else { found }
+    }
+}
+
+fn test_named(operator: &str) -> Option<(Test, bool)> {
+    let exact = Test::String { ignore_case: false };
+    let relaxed = Test::String { ignore_case: true };
+    Some(match operator {
+        "Bool" => (Test::Bool, false),
+        "Null" => (Test::Null, false),
+        "StringEquals" => (exact, false),
+        "StringNotEquals" => (exact, true),
+        "StringEqualsIgnoreCase" => (relaxed, false),
+        "StringNotEqualsIgnoreCase" => (relaxed, true),
+        "StringLike" => (Test::StringLike, false),
+        "StringNotLike" => (Test::StringLike, true),
+        "ArnEquals" | "ArnLike" => (Test::Arn, false),
+        "ArnNotEquals" | "ArnNotLike" => (Test::Arn, true),
+        "IpAddress" => (Test::IpAddress, false),
+        "NotIpAddress" => (Test::IpAddress, true),
+        other => {
+            let (family, order) = match other.strip_prefix("Numeric") {
+                Some(order) => (Test::Numeric as fn(Order) -> Test, order),
+                None => (Test::Date as fn(Order) -> Test, other.strip_prefix("Date")?),
+            };
+            let (order, negated) = match order {
+                "Equals" => (Order::Equals, false),
+                "NotEquals" => (Order::Equals, true),
+                "LessThan" => (Order::Less, false),
+                "LessThanEquals" => (Order::LessOrEqual, false),
+                "GreaterThan" => (Order::Greater, false),
+                "GreaterThanEquals" => (Order::GreaterOrEqual, false),
+                _ => return None,
+            };
+            (family(order), negated)
+        }
+    })
+}
+
+impl Test {
+    fn compare(self, actual: &str, wanted: &str, context: &Context) -> Match {
+        match self {
+            // Null is answered before values are compared.
+            Self::Null => Match::Doubt,
+            Self::Bool => match (bool_of(actual), bool_of(wanted)) {
+                (Some(actual), Some(wanted)) => (actual == wanted).into(),
+                _ => Match::Doubt,
+            },
+            Self::String { ignore_case } => match Pattern::literal(wanted, context) {
+                Some(wanted) if ignore_case => {
+                    (wanted.to_lowercase() == actual.to_lowercase()).into()
+                }
+                Some(wanted) => (wanted == actual).into(),
+                None => Match::Doubt,
+            },
+            Self::StringLike => Pattern::parse(wanted, context)
+                .map_or(Match::Doubt, |pattern| pattern.matches(actual).into()),
+            Self::Arn => arn_like(actual, wanted, context),
+            Self::Numeric(order) => compare(order, number(actual), number(wanted)),
+            Self::Date(order) => compare(order, date(actual), date(wanted)),
+            Self::IpAddress => {
+                let wanted = wanted
+                    .parse::<IpNet>()
+                    .or_else(|_| wanted.parse::<IpAddr>().map(IpNet::from));
+                match (actual.parse::<IpAddr>(), wanted) {
+                    (Ok(actual), Ok(wanted)) => wanted.contains(&actual).into(),
+                    _ => Match::Doubt,
+                }
+            }
+        }
+    }
+}
+
+fn compare<T: PartialOrd>(order: Order, actual: Option<T>, wanted: Option<T>) -> Match {
+    let (Some(actual), Some(wanted)) = (actual, wanted) else {
+        return Match::Doubt;
+    };
+    match order {
+        Order::Equals => actual == wanted,
+        Order::Less => actual < wanted,
+        Order::LessOrEqual => actual <= wanted,
+        Order::Greater => actual > wanted,
+        Order::GreaterOrEqual => actual >= wanted,
+    }
+    .into()
+}
+
+fn bool_of(text: &str) -> Option<bool> {
+    if text.eq_ignore_ascii_case("true") {
+        Some(true)
+    } else if text.eq_ignore_ascii_case("false") {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+fn number(text: &str) -> Option<f64> {
+    text.trim()
+        .parse::<f64>()
+        .ok()
+        .filter(|number| number.is_finite())
+}
+
+/// W3C dates, or seconds since 1970.
+fn date(text: &str) -> Option<i64> {
+    if let Ok(seconds) = text.parse::<i64>() {
+        return Some(seconds);
+    }
+    let full = if text.len() == 10 {
+        format!("{text}T00:00:00Z")
+    } else {
+        text.to_owned()
+    };
+    OffsetDateTime::parse(&full, &Rfc3339)
+        .ok()
+        .map(OffsetDateTime::unix_timestamp)
+}
+
+/// Each of the six parts of an ARN is compared on its own, wildcards included.
+fn arn_like(actual: &str, wanted: &str, context: &Context) -> Match {
+    let actual: Vec<&str> = actual.splitn(6, ':').collect();
+    let wanted: Vec<&str> = wanted.splitn(6, ':').collect();
+    if actual.len() != 6 || wanted.len() != 6 {
+        return Match::No;
+    }
+    actual
+        .iter()
+        .zip(wanted)
+        .fold(Match::Yes, |so_far, (actual, wanted)| {
+            let part = Pattern::parse(wanted, context)
+                .map_or(Match::Doubt, |pattern| pattern.matches(actual).into());
+            so_far.and(part)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(pairs: &[(&str, &str)]) -> Context {
+        let mut context = Context::default();
+        for (key, value) in pairs {
+            context.set(key, *value);
+        }
+        context
+    }
+
+    fn test(operator: &str, key: &str, value: &str, facts: &[(&str, &str)]) -> Match {
+        Condition::new(operator, key, vec![value.into()])
+            .expect("a known operator")
+            .evaluate(&context(facts))
+    }
+
+    const PRESENT: &str = "aws:MultiFactorAuthPresent";
+    const AGE: &str = "aws:MultiFactorAuthAge";
+
+    #[test]
+    fn an_absent_mfa_key_passes_only_what_tolerates_absence() {
+        let absent = |operator, value| test(operator, PRESENT, value, &[]);
+        assert_eq!(absent("Bool", "true"), Match::No);
+        assert_eq!(absent("Bool", "false"), Match::No);
+        assert_eq!(absent("BoolIfExists", "true"), Match::Yes);
+        assert_eq!(absent("BoolIfExists", "false"), Match::Yes);
+        assert_eq!(absent("Null", "true"), Match::Yes);
+        assert_eq!(absent("Null", "false"), Match::No);
+        assert_eq!(absent("StringEquals", "true"), Match::No);
+        assert_eq!(absent("StringNotEquals", "true"), Match::Yes);
+        assert_eq!(absent("ForAllValues:StringEquals", "true"), Match::Yes);
+        assert_eq!(absent("ForAnyValue:StringEquals", "true"), Match::No);
+        assert_eq!(test("NumericLessThan", AGE, "3600", &[]), Match::No);
+        assert_eq!(
+            test("NumericLessThanIfExists", AGE, "3600", &[]),
+            Match::Yes
+        );
+    }
+
+    #[test]
+    fn present_values_are_compared_by_type() {
+        let facts = [
+            (PRESENT, "true"),
+            (AGE, "90"),
+            ("aws:SourceIp", "127.0.0.9"),
+            ("aws:CurrentTime", "2026-11-21T20:00:00Z"),
+            (
+                "aws:PrincipalArn",
+                "arn:aws:iam::111122223333:user/team/alice",
+            ),
+            ("aws:username", "alice"),
+        ];
+        let check = |operator, key, value| test(operator, key, value, &facts);
+        assert_eq!(
+            check("Bool", "AWS:multifactorauthpresent", "true"),
+            Match::Yes
+        );
+        assert_eq!(check("BoolIfExists", PRESENT, "false"), Match::No);
+        assert_eq!(check("NumericLessThan", AGE, "100"), Match::Yes);
+        assert_eq!(check("NumericLessThan", AGE, "90"), Match::No);
+        assert_eq!(check("NumericLessThanEquals", AGE, "90"), Match::Yes);
+        assert_eq!(
+            check("NumericGreaterThan", AGE, "9"),
+            Match::Yes,
+            "numbers, not text"
+        );
+        assert_eq!(check("NumericNotEquals", AGE, "90.0"), Match::No);
+        assert_eq!(check("NumericLessThan", AGE, "soon"), Match::Doubt);
+        assert_eq!(
+            check("IpAddress", "aws:SourceIp", "127.0.0.0/24"),
+            Match::Yes
+        );
+        assert_eq!(check("IpAddress", "aws:SourceIp", "127.0.0.9"), Match::Yes);
+        assert_eq!(
+            check("NotIpAddress", "aws:SourceIp", "10.0.0.0/8"),
+            Match::Yes
+        );
+        assert_eq!(
+            check("DateLessThan", "aws:CurrentTime", "2026-11-22"),
+            Match::Yes
+        );
+        assert_eq!(
+            check("DateGreaterThan", "aws:CurrentTime", "2026-11-22T00:00:00Z"),
+            Match::No
+        );
+        let arn = "aws:PrincipalArn";
+        assert_eq!(check("ArnLike", arn, "arn:aws:iam::*:user/*"), Match::Yes);
+        assert_eq!(
+            check("ArnLike", arn, "arn:aws:*:user/*"),
+            Match::No,
+            "parts do not run together"
+        );
+        assert_eq!(
+            check("ArnNotEquals", arn, "arn:aws:iam::111122223333:user/bob"),
+            Match::Yes
+        );
+        assert_eq!(check("StringLike", "aws:username", "a*e"), Match::Yes);
+        assert_eq!(check("StringEquals", "aws:username", "a*e"), Match::No);
+        assert_eq!(
+            check("StringEqualsIgnoreCase", "aws:username", "ALICE"),
+            Match::Yes
+        );
+        assert_eq!(
+            check("StringEquals", "aws:username", "${aws:username}"),
+            Match::Yes
+        );
+        assert_eq!(
+            check("StringEquals", "aws:username", "${aws:userid}"),
+            Match::Doubt
+        );
+    }
+
+    #[test]
+    fn unknown_operators_do_not_exist_and_unknown_keys_are_doubtful() {
+        for operator in [
+            "Boolean",
+            "StringMatches",
+            "bool",
+            "NullIfExists",
+            "Numeric",
+            "For:Bool",
+        ] {
+            assert!(
+                Condition::new(operator, PRESENT, vec![]).is_none(),
+                "{operator}"
+            );
+        }
+        assert_eq!(
+            test("StringNotEquals", "aws:SourceOrgId", "o-1", &[]),
+            Match::Doubt
+        );
+        assert_eq!(test("BoolIfExists", "made:Up", "true", &[]), Match::Doubt);
+    }
+}

@@ -1,0 +1,157 @@
+//! OpenSSH doing the same job: a bastion's sshd and a target's, with the stock client.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::{Algorithm, PrivateKey};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use super::cost;
+use super::delay::DelayRelay;
+use crate::network::{Network, PrivateListener};
+use crate::stack::login_user;
+use crate::targets::sshd::{self, Keys, Setup, Sshd, write_private};
+
+const START: Duration = Duration::from_secs(20);
+
+/// A bastion and a target, both OpenSSH.
+pub struct OpenSsh {
+    bastion: Sshd,
+    target: Sshd,
+    key: PathBuf,
+}
+
+impl OpenSsh {
+    /// Starts both; `None` without an installed sshd.
+    pub async fn start(folder: &Path, network: &Network) -> Result<Option<Self>> {
+        let Some(program) = sshd::installed() else {
+            return Ok(None);
+        };
+        std::fs::create_dir_all(folder)?;
+        let key = folder.join("id_ed25519");
+        let private = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519)?;
+        write_private(&key, private.to_openssh(LineEnding::LF)?.as_bytes())?;
+        let line = private.public_key().to_openssh()?;
+        let server = async |name: &str| {
+            let listener =
+                PrivateListener::bind_open(SocketAddr::new(network.bastion(), 0)).await?;
+            let setup = Setup {
+                program: program.clone(),
+                folder: &folder.join(name),
+                user_ca: None,
+                keys: Keys::Fixed(line.clone()),
+            };
+            sshd::start(listener, setup).await
+        };
+        Ok(Some(Self {
+            bastion: server("bastion").await?,
+            target: server("target").await?,
+            key,
+        }))
+    }
+
+    /// `ssh -N -L`: a forward through the bastion to `to`, with the path to the bastion delayed.
+    pub async fn forward(
+        &self,
+        to: SocketAddr,
+        cipher: Option<&str>,
+        delay: Duration,
+    ) -> Result<Forward> {
+        let relay = DelayRelay::start(self.bastion.address, delay).await?;
+        let port = TcpStream::connect(to).await?.local_addr()?.port();
+        let local = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut command = self.ssh(relay.address);
+        command.arg("-N").args(["-L", &format!("{local}:{to}")]);
+        if let Some(cipher) = cipher {
+            command.args(["-c", cipher]);
+        }
+        let child = command
+            .arg(relay.address.ip().to_string())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start ssh")?;
+        let listening = async {
+            while TcpStream::connect(local).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(START, listening)
+            .await
+            .context("ssh -L does not listen")?;
+        Ok(Forward {
+            local,
+            child,
+            _relay: relay,
+        })
+    }
+
+    /// How long `ssh -J bastion target true` takes.
+    pub async fn jump(&self, delay: Duration) -> Result<Duration> {
+        let relay = DelayRelay::start(self.bastion.address, delay).await?;
+        let proxy = format!(
+            "ssh -F /dev/null -i {key} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no \
+             -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -p {port} -W %h:%p {user}@{host}",
+            key = self.key.display(),
+            port = relay.address.port(),
+            host = relay.address.ip(),
+            user = login_user(),
+        );
+        let mut command = self.ssh(self.target.address);
+        command
+            .args(["-o", &format!("ProxyCommand={proxy}")])
+            .arg(self.target.address.ip().to_string())
+            .arg("true")
+            .stdin(Stdio::null());
+        let started = Instant::now();
+        let status = command.status().await?;
+        ensure!(status.success(), "ssh -J ended with {status}");
+        Ok(started.elapsed())
+    }
+
+    fn ssh(&self, to: SocketAddr) -> Command {
+        let mut command = Command::new("ssh");
+        command
+            .args([
+                "-F",
+                "/dev/null",
+                "-o",
+                "IdentitiesOnly=yes",
+                "-o",
+                "BatchMode=yes",
+            ])
+            .args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+            ])
+            .args(["-o", "LogLevel=ERROR", "-l", &login_user(), "-i"])
+            .arg(&self.key)
+            .args(["-p", &to.port().to_string()]);
+        command
+    }
+}
+
+/// A running `ssh -L`.
+pub struct Forward {
+    /// Where it listens.
+    pub local: SocketAddr,
+    child: Child,
+    _relay: DelayRelay,
+}
+
+impl Forward {
+    /// The client and the sshd processes that serve it.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let client = self.child.id().context("ssh ended")?;
+        let mut pids = cost::descendants_named(std::process::id(), "sshd")?;
+        pids.push(client);
+        Ok(pids)
+    }
+}
