@@ -111,8 +111,8 @@ pub(super) mod message {
 /// RFC 4253 section 9: new keys after a gigabyte.
 const REKEY_BYTES: u64 = 1 << 30;
 
-/// What may wait for the end of a key exchange.
-const MAX_HELD_BYTES: usize = 4 * 1024 * 1024;
+/// What may wait for the end of a key exchange: more than the relay lets in.
+const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
 
 /// Lines that a server may send before its identification, and their length (RFC 4253
 /// section 4.2 names 255 bytes for the identification; OpenSSH reads 1,024 lines).

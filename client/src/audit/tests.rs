@@ -47,7 +47,9 @@ fn events_read_as_sentences_and_only_an_auditor_sees_what_is_sealed() {
     let hash = word_after(&opened, "sha256 ");
     // The length varies: age adds a random stanza.
     let length = format!(" of {} bytes, sha256", word_after(&opened, " of "));
-    let stable = opened.replace(&hash, "HASH").replace(&length, " of N bytes, sha256");
+    let stable = opened
+        .replace(&hash, "HASH")
+        .replace(&length, " of N bytes, sha256");
     insta::assert_snapshot!(stable, @r#"
         2023-11-14 22:13:20.000 agent 0.1.0 started
         2023-11-14 22:13:21.000 session granted: ssh as ec2-user, by policy operators; target web-1 at 10.0.0.5:22; by arn:aws:iam::111122223333:user/alice (aws-mfa)

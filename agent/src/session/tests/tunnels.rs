@@ -47,7 +47,10 @@ async fn a_tunnel_carries_bytes_both_ways_and_ends_in_order() {
     assert_eq!(agent.closed().await, (CloseReason::Done, None, 5, 9));
     // What the target took may still be acknowledged; nothing else follows.
     while let Some(piece) = client.next().await {
-        assert!(matches!(piece, Piece::Frame(FrameKind::Ack, _)), "{piece:?}");
+        assert!(
+            matches!(piece, Piece::Frame(FrameKind::Ack, _)),
+            "{piece:?}"
+        );
     }
     agent.stopped().await;
 }

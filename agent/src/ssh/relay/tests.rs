@@ -258,6 +258,104 @@ async fn a_program_passes_once_its_recording_exists() {
     assert_eq!(stage.heard(), (vec![], vec![request("shell").into()]));
 }
 
+impl Stage {
+    /// Carries everything in every direction until nobody has more to say.
+    async fn settle(&mut self) -> (Vec<Bytes>, Vec<Bytes>) {
+        let (mut at_user, mut at_target) = (vec![], vec![]);
+        loop {
+            self.relay.advance().unwrap();
+            for way in [Way::Up, Way::Down] {
+                if self.relay.lane(way).flight.is_some() {
+                    let flight = self.asked(way).await;
+                    self.relay.on_landed(way, flight).unwrap();
+                }
+            }
+            let moved = carry(&mut self.user, &mut self.relay.user.transport)
+                | carry(&mut self.target, &mut self.relay.target.transport)
+                | carry(&mut self.relay.user.transport, &mut self.user)
+                | carry(&mut self.relay.target.transport, &mut self.target);
+            at_user.extend(std::iter::from_fn(|| self.user.next().unwrap()));
+            at_target.extend(std::iter::from_fn(|| self.target.next().unwrap()));
+            if !moved && self.relay.up.flight.is_none() && self.relay.down.flight.is_none() {
+                return (at_user, at_target);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_change_on_both_sides_at_once_under_traffic_in_both_directions() {
+    let mut stage = Stage::new();
+    stage.channel();
+    stage.user_says(&request("shell")).unwrap();
+    stage.settle().await;
+    stage.relay.user.transport.rekey_after(100_000);
+    stage.relay.target.transport.rekey_after(100_000);
+    let data = |id: u32, n: u32| {
+        let body = [&n.to_be_bytes()[..], &[7; 8000]].concat();
+        Writer::new().u8(94).u32(id).vec32(&body).finish()
+    };
+    let (mut at_user, mut at_target) = (vec![], vec![]);
+    for round in 0..10 {
+        // Everything is on its way before anybody reads: the windows allow that.
+        for n in round * 100..(round + 1) * 100 {
+            stage.user.send(&data(8, n)).unwrap();
+            stage.target.send(&data(3, n)).unwrap();
+        }
+        let (user, target) = stage.settle().await;
+        at_user.extend(user);
+        at_target.extend(target);
+    }
+    let expected = |id: u32| {
+        (0..1000)
+            .map(|n| data(id, n).into())
+            .collect::<Vec<Bytes>>()
+    };
+    assert!(at_target == expected(8), "{} arrived", at_target.len());
+    assert!(at_user == expected(3), "{} arrived", at_user.len());
+    assert!(!stage.relay.user.transport.exchanging());
+    assert!(!stage.relay.target.transport.exchanging());
+}
+
+#[tokio::test]
+async fn a_notice_reaches_terminals_and_no_pipes() {
+    let mut stage = Stage::new();
+    stage.channel();
+    let terminal = Writer::new()
+        .vec32(b"xterm")
+        .u32(80)
+        .u32(24)
+        .u32(0)
+        .u32(0)
+        .vec32(b"")
+        .finish();
+    for (with_terminal, expected) in [(false, 0), (true, 1)] {
+        if with_terminal {
+            // The first program was refused by the target.
+            stage
+                .target_says(&plain(message::CHANNEL_FAILURE, 3))
+                .unwrap();
+            stage.heard();
+            let fields = Writer::new().raw(&request("pty-req")).raw(&terminal);
+            stage.user_says(&fields.finish()).unwrap();
+            stage
+                .target_says(&plain(message::CHANNEL_SUCCESS, 3))
+                .unwrap();
+        }
+        stage.user_says(&request("shell")).unwrap();
+        let granted = stage.asked(Way::Up).await;
+        stage.relay.on_landed(Way::Up, granted).unwrap();
+        stage.heard();
+        stage.relay.notify("this session ends in 5 minutes");
+        if with_terminal {
+            stage.relay.advance().unwrap();
+            let recorded = stage.asked(Way::Down).await;
+            stage.relay.on_landed(Way::Down, recorded).unwrap();
+        }
+        assert_eq!(stage.heard().0.len(), expected);
+    }
+}
+
 #[tokio::test]
 async fn sftp_that_is_not_sftp_passes_and_is_recorded_byte_by_byte() {
     let mut stage = Stage::new();
