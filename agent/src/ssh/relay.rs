@@ -63,39 +63,16 @@ const BATCH: usize = 128 * 1024;
 /// Nothing to do for so long: buffers are given back.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// A peer that does not finish an exchange of keys.
-const EXCHANGE: Duration = Duration::from_secs(60);
+/// For a target to finish an exchange of keys. A user's end may be away longer (its pipe is kept
+/// then), and costs no more than an idle session.
+const EXCHANGE: Duration = Duration::from_secs(120);
 
 /// Relays until the session is over.
 pub(super) async fn run<S>(user: Link<S>, target: Link<TcpStream>, session: Arc<Session>) -> SshEnd
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let relay = Relay {
-        target_name: session
-            .grant()
-            .request()
-            .target
-            .as_ref()
-            .map_or_else(|| "the target".to_owned(), |target| target.name.clone()),
-        session,
-        user: Side::new(user.transport),
-        target: Side::new(target.transport),
-        channels: Channels::default(),
-        up: Lane::default(),
-        down: Lane::default(),
-        decisions: FuturesUnordered::new(),
-        retiring: Vec::new(),
-        closing: FuturesUnordered::new(),
-        replies: VecDeque::new(),
-        facts: VecDeque::new(),
-        logging: FuturesUnordered::new(),
-        listeners: BTreeMap::new(),
-        agent_lent: false,
-        exit_status: None,
-        bytes_up: 0,
-        bytes_down: 0,
-    };
+    let relay = Relay::new(user.transport, target.transport, session);
     relay.run(user.stream, target.stream).await
 }
 
@@ -120,8 +97,8 @@ struct Side {
     unflushed: bool,
     /// Bytes to ask for next.
     read: usize,
-    /// When the exchange of keys that is running must be over.
-    exchange: Option<Instant>,
+    /// Nothing can be written to it any more.
+    deaf: bool,
 }
 
 impl Side {
@@ -130,7 +107,7 @@ impl Side {
             transport,
             unflushed: false,
             read: READ_QUIET,
-            exchange: None,
+            deaf: false,
         }
     }
 
@@ -242,6 +219,8 @@ struct Relay {
     /// Ports that the target listens on for the user, and the host that was asked for.
     listeners: BTreeMap<u32, String>,
     agent_lent: bool,
+    /// When the target must have finished its exchange of keys.
+    exchange: Option<Instant>,
     exit_status: Option<u32>,
     bytes_up: u64,
     bytes_down: u64,
@@ -256,11 +235,42 @@ enum Event {
     /// Evidence was written that nothing waits for.
     Stored(Result<(), EvidenceError>),
     Ordered(Ending),
+    /// Something that people at a terminal should know.
+    Noticed(Option<Arc<str>>),
     Quiet,
     Late,
 }
 
 impl Relay {
+    fn new(user: Transport, target: Transport, session: Arc<Session>) -> Self {
+        Self {
+            target_name: session
+                .grant()
+                .request()
+                .target
+                .as_ref()
+                .map_or_else(|| "the target".to_owned(), |target| target.name.clone()),
+            session,
+            user: Side::new(user),
+            target: Side::new(target),
+            channels: Channels::default(),
+            up: Lane::default(),
+            down: Lane::default(),
+            decisions: FuturesUnordered::new(),
+            retiring: Vec::new(),
+            closing: FuturesUnordered::new(),
+            replies: VecDeque::new(),
+            facts: VecDeque::new(),
+            logging: FuturesUnordered::new(),
+            listeners: BTreeMap::new(),
+            agent_lent: false,
+            exchange: None,
+            exit_status: None,
+            bytes_up: 0,
+            bytes_down: 0,
+        }
+    }
+
     async fn run<S, T>(mut self, user: S, target: T) -> SshEnd
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -269,6 +279,7 @@ impl Relay {
         let (mut user_read, mut user_write) = tokio::io::split(user);
         let (mut target_read, mut target_write) = tokio::io::split(target);
         let mut ending = self.session.ending();
+        let mut notice = self.session.notice();
         let mut quiet = pin!(tokio::time::sleep(QUIET));
         let mut quiet_armed = true;
         let mut active = Instant::now();
@@ -294,9 +305,13 @@ impl Relay {
                 let (user_in, user_out) = user.transport.buffers();
                 let (target_in, target_out) = target.transport.buffers();
                 let may_write_user = !user_out.is_empty() || user.unflushed;
-                let may_write_target = !target_out.is_empty() || target.unflushed;
+                if target.deaf {
+                    target_out.clear();
+                }
+                let may_write_target = !target.deaf && (!target_out.is_empty() || target.unflushed);
                 tokio::select! {
                     order = ordered(&mut ending) => Event::Ordered(order),
+                    Ok(()) = notice.changed() => Event::Noticed(notice.borrow_and_update().clone()),
                     flight = land(&mut up.flight) => Event::Landed(Way::Up, flight),
                     flight = land(&mut down.flight) => Event::Landed(Way::Down, flight),
                     Some(decided) = decisions.next() => Event::Decided(decided),
@@ -346,17 +361,28 @@ impl Relay {
                 self.on_read(way, done);
                 Ok(())
             }
-            Event::Wrote(way, done) => done.map_err(|error| {
-                self.lane(way.other()).failure = Some(error.to_string());
-                self.gone(way.other())
-            }),
+            Event::Wrote(_, Ok(())) => Ok(()),
+            Event::Wrote(Way::Up, Err(error)) => {
+                // What it said before, such as an exit status, is still read; that ends soon.
+                self.down.failure = Some(error.to_string());
+                self.target.deaf = true;
+                Ok(())
+            }
+            Event::Wrote(Way::Down, Err(error)) => {
+                self.up.failure = Some(error.to_string());
+                Err(self.gone(Way::Up))
+            }
             Event::Landed(way, flight) => self.on_landed(way, flight),
             Event::Decided(decided) => self.on_decided(decided),
             Event::Stored(stored) => Ok(stored?),
             Event::Ordered(order) => Err(End::new(order.reason, order.message)),
+            Event::Noticed(words) => {
+                self.notify(words.as_deref().unwrap_or_default());
+                Ok(())
+            }
             Event::Late => Err(End::new(
-                CloseReason::Protocol,
-                "an exchange of keys took too long".to_owned(),
+                CloseReason::Target,
+                format!("{} did not finish an exchange of keys", self.target_name),
             )),
             Event::Quiet => Ok(()),
         }
@@ -377,23 +403,20 @@ impl Relay {
             ended => {
                 let lane = self.lane(way);
                 lane.ended = true;
-                lane.failure = ended.err().map(|error| error.to_string());
+                if let Err(error) = ended {
+                    lane.failure = Some(error.to_string());
+                }
             }
         }
     }
 
     fn exchange_deadline(&mut self) -> Option<Instant> {
-        for side in [&mut self.user, &mut self.target] {
-            if !side.transport.exchanging() {
-                side.exchange = None;
-            } else if side.exchange.is_none() {
-                side.exchange = Some(Instant::now() + EXCHANGE);
-            }
+        if !self.target.transport.exchanging() {
+            self.exchange = None;
+        } else if self.exchange.is_none() {
+            self.exchange = Some(Instant::now() + EXCHANGE);
         }
-        [self.user.exchange, self.target.exchange]
-            .into_iter()
-            .flatten()
-            .min()
+        self.exchange
     }
 
     fn give_back(&mut self) {
@@ -455,3 +478,6 @@ async fn write<W: AsyncWrite + Unpin>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -290,7 +290,8 @@ async fn login_answer(link: &mut Link<TcpStream>) -> Result<Option<String>, Link
                     .vec32("banner", MAX_BANNER)
                     .map_err(TransportError::from)?;
                 if banner.len() + text.len() <= MAX_BANNER {
-                    banner.push_str(&String::from_utf8_lossy(text));
+                    let text = String::from_utf8_lossy(text);
+                    banner.extend(text.chars().filter(|c| !c.is_control() || *c == '\n'));
                 }
             }
             other => return Err(TransportError::Unexpected(other).into()),

@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::channels::{Content, Way};
 use super::{Flight, Relay, Retiring, land};
-use crate::evidence::{EvidenceError, Recording};
+use crate::evidence::{Entry, EvidenceError, Recording};
 use crate::session::{ChannelRefused, Session};
 use crate::ssh::transport::{Transport, TransportError};
 use crate::ssh::upstream::goodbye;
@@ -155,6 +155,29 @@ impl Relay {
         // Whoever does not read any more does not hear it.
         let _ = timeout_at(deadline, flush).await;
         end
+    }
+
+    /// Tells people at a terminal something while the session goes on.
+    pub(super) fn notify(&mut self, words: &str) {
+        let line = format!("\r\npostern: {words}\r\n");
+        for key in self.channels.keys() {
+            let Some(channel) = self.channels.get(key) else {
+                continue;
+            };
+            let Content::Session(program) = &channel.content else {
+                continue;
+            };
+            if program.started
+                && program.terminal.is_some()
+                && !channel.closed_down
+                && channel.window >= line.len() as u64
+                && let Some(id) = channel.user
+            {
+                channel.window -= line.len() as u64;
+                self.record(Way::Down, key, Entry::Note(words.to_owned()));
+                self.forward(Way::Down, message::stderr(id, &line).into());
+            }
+        }
     }
 
     /// A goodbye to both ends.

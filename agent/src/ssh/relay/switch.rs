@@ -1,25 +1,21 @@
 //! Moving messages: from one transport into a batch, through the recordings, to the other.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use postern_proto::audit::event::{Channel as Subject, Fact, FileOperation};
+use postern_proto::audit::event::{Fact, FileOperation};
 use postern_proto::gateway::message::CloseReason;
 use postern_proto::wire::WireError;
 use tokio::time::{Duration, Instant};
 
 use super::channels::{Channel, Content, Flow, Key, Program, Purpose, Reply, Way};
-use super::end::{End, close};
+use super::end::End;
 use super::message::{
     self, CHANNEL_CLOSE, CHANNEL_DATA, CHANNEL_EOF, CHANNEL_EXTENDED_DATA, CHANNEL_FAILURE,
     CHANNEL_OPEN, CHANNEL_OPEN_CONFIRMATION, CHANNEL_OPEN_FAILURE, CHANNEL_REQUEST,
-    CHANNEL_SUCCESS, CHANNEL_WINDOW_ADJUST, Confirmation, GLOBAL_REQUEST, Open, REQUEST_FAILURE,
-    REQUEST_SUCCESS,
+    CHANNEL_SUCCESS, CHANNEL_WINDOW_ADJUST, GLOBAL_REQUEST, REQUEST_FAILURE, REQUEST_SUCCESS,
 };
-use super::{
-    BATCH, Batch, Decided, Flight, HARD_BACKLOG, Lane, Relay, Retiring, SOFT_BACKLOG, Side,
-};
-use crate::evidence::{Entry, Recording, RecordingKind};
-use crate::session::ChannelRefused;
+use super::{BATCH, Batch, Flight, HARD_BACKLOG, Lane, Relay, SOFT_BACKLOG, Side};
+use crate::evidence::{Entry, Recording};
 use crate::ssh::transport::TransportError;
 
 /// Facts that wait for the log before nothing more passes, and those that are written at once.
@@ -127,18 +123,16 @@ impl Relay {
             return false;
         }
         // Answers of ours wait there too: somebody who asks and does not read is not served.
-        let sender_backlog = self.source(way).transport.backlog();
-        if sender_backlog >= HARD_BACKLOG {
+        let sender = &self.source(way).transport;
+        if sender.backlog() >= HARD_BACKLOG {
             return false;
         }
-        let sender_waits = sender_backlog >= SOFT_BACKLOG;
-        let receiver = &self.destination(way).transport;
-        let limit = if sender_waits {
-            HARD_BACKLOG
-        } else {
-            SOFT_BACKLOG
-        };
-        receiver.may_send() && receiver.backlog() < limit
+        // Ends that do not read while they write would wait for each other through us. And an
+        // exchange of keys is over only when the sender's part of it is read, which stands behind
+        // what it sent before: with both ends at it, nothing else would move.
+        let stuck = sender.backlog() >= SOFT_BACKLOG || sender.exchanging();
+        let limit = if stuck { HARD_BACKLOG } else { SOFT_BACKLOG };
+        self.destination(way).transport.backlog() < limit
     }
 
     /// Hands the batch to the recordings, or passes it at once when there is nothing to record.
@@ -156,7 +150,7 @@ impl Relay {
         lane.launched += 1;
         lane.flight = Some(
             async move {
-                for (recording, entry) in entries {
+                for (recording, entry) in coalesce(entries) {
                     if let Err(error) = recording.write(entry).await {
                         return Flight::Recorded(Err(error));
                     }
@@ -430,6 +424,32 @@ impl Relay {
         }
         Ok(())
     }
+}
+
+/// Joins what follows each other in one stream: one write instead of many.
+fn coalesce(entries: Vec<(Recording, Entry)>) -> Vec<(Recording, Entry)> {
+    let mut joined: Vec<(Recording, Entry)> = Vec::with_capacity(entries.len().min(16));
+    for (recording, entry) in entries {
+        match (joined.last_mut(), &entry) {
+            (Some((last, Entry::Output(held))), Entry::Output(more))
+            | (Some((last, Entry::Error(held))), Entry::Error(more))
+            | (Some((last, Entry::Input(held))), Entry::Input(more))
+                if last.name() == recording.name() =>
+            {
+                append(held, more);
+            }
+            _ => joined.push((recording, entry)),
+        }
+    }
+    joined
+}
+
+/// Appends in place once `held` is a buffer of our own.
+fn append(held: &mut Bytes, more: &[u8]) {
+    let own = std::mem::take(held).try_into_mut();
+    let mut own = own.unwrap_or_else(|shared| BytesMut::from(&*shared));
+    own.extend_from_slice(more);
+    *held = own.freeze();
 }
 
 impl Flow {

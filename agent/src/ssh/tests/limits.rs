@@ -393,3 +393,66 @@ async fn the_post_quantum_exchange_is_what_russh_agrees_on_too() {
     );
     assert_eq!(names.recv().await.unwrap(), "mlkem768x25519-sha256");
 }
+
+/// Bytes of this process that are in memory.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+#[tokio::test]
+async fn an_idle_session_holds_little_also_after_bulk() {
+    const SESSIONS: u64 = 40;
+    const NAME: &str = "ssh::tests::limits::an_idle_session_holds_little_also_after_bulk";
+    const ALONE: &str = "POSTERN_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        // Other tests in the same process would be counted too.
+        let mut alone = tokio::process::Command::new(std::env::current_exe().unwrap());
+        alone
+            .args(["--exact", NAME, "--nocapture"])
+            .env(ALONE, "1")
+            .kill_on_drop(true);
+        print!("{}", stdout(&run(alone).await));
+        return;
+    }
+    let agent = Agent::start().await;
+    stdout(&agent.ssh(&["true"]).await);
+    let before = resident();
+    // A service that says a lot and then nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (said, mut done) = tokio::sync::mpsc::unbounded_channel();
+    let service = tokio::spawn(async move {
+        let mut running = tokio::task::JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let said = said.clone();
+            running.spawn(async move {
+                for _ in 0..256 {
+                    stream.write_all(&[7; 65_536]).await.unwrap();
+                }
+                said.send(()).unwrap();
+                stream.read_to_end(&mut Vec::new()).await.ok();
+            });
+        }
+    });
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        let mut command = agent.command("ssh");
+        let forward = format!("127.0.0.1:{port}");
+        command.args(["-W", &forward, "web-1"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        clients.push(command.spawn().unwrap());
+    }
+    for _ in 0..SESSIONS {
+        within(done.recv()).await.unwrap();
+    }
+    let each = || resident().saturating_sub(before) / SESSIONS / 1024;
+    let most = each();
+    eventually(|| each() <= 256).await;
+    println!(
+        "{most} KiB per session after bulk, {} KiB soon after",
+        each()
+    );
+    service.abort();
+}

@@ -200,7 +200,8 @@ fn public(key: &PrivateKey) -> String {
 pub(in crate::ssh) struct Sshd {
     pub(in crate::ssh) address: SocketAddr,
     task: JoinHandle<()>,
-    pub(in crate::ssh) folder: Folder,
+    /// Its configuration lives as long as it does.
+    _folder: Folder,
 }
 
 impl Sshd {
@@ -253,7 +254,7 @@ impl Sshd {
         Self {
             address,
             task,
-            folder,
+            _folder: folder,
         }
     }
 }
@@ -274,7 +275,7 @@ pub(in crate::ssh) fn credential(user: &str) -> Credential {
 /// An agent that serves every connection to it from one sshd.
 pub(in crate::ssh) struct Agent {
     pub(in crate::ssh) address: SocketAddr,
-    pub(in crate::ssh) sshd: Sshd,
+    _sshd: Sshd,
     pub(in crate::ssh) user: String,
     pub(in crate::ssh) folder: Folder,
     sessions: mpsc::UnboundedReceiver<Arc<Session>>,
@@ -319,7 +320,7 @@ impl Agent {
         });
         Self {
             address,
-            sshd,
+            _sshd: sshd,
             user,
             folder,
             sessions,

@@ -162,8 +162,8 @@ fn what_waits_for_an_exchange_is_bounded() {
     pair.client.rekey_after(1);
     pair.client.send(&[94]).unwrap();
     let big = vec![94; 1024 * 1024];
-    let sent = (0..8).find(|_| pair.client.send(&big).is_err());
-    assert_eq!(sent, Some(4));
+    let sent = (0..32).find(|_| pair.client.send(&big).is_err());
+    assert_eq!(sent, Some(16));
 }
 
 #[test]
