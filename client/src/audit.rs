@@ -30,10 +30,15 @@ const IDENTITY_LIMIT: u64 = 64 * 1024;
 /// blank lines are skipped.
 pub fn identities(path: &Path) -> Result<Vec<Identity>, Error> {
     let unusable = |reason: &str| {
-        Error::usage(format!("the identity file {} cannot be used: {reason}", path.display()))
-            .hint("`age-keygen -o FILE` writes one; its public key belongs to the agent's recipients")
+        Error::usage(format!(
+            "the identity file {} cannot be used: {reason}",
+            path.display()
+        ))
+        .hint("`age-keygen -o FILE` writes one; its public key belongs to the agent's recipients")
     };
-    let length = fs::metadata(path).map_err(|error| unusable(&error.to_string()))?.len();
+    let length = fs::metadata(path)
+        .map_err(|error| unusable(&error.to_string()))?
+        .len();
     if length > IDENTITY_LIMIT {
         return Err(unusable("it is too long"));
     }
@@ -49,7 +54,9 @@ pub fn identities(path: &Path) -> Result<Vec<Identity>, Error> {
             continue;
         }
         // The error would not name the key; neither do we.
-        let identity = line.parse().map_err(|_| unusable(&format!("line {number} is no X25519 age identity")))?;
+        let identity = line
+            .parse()
+            .map_err(|_| unusable(&format!("line {number} is no X25519 age identity")))?;
         identities.push(identity);
     }
     if identities.is_empty() {
@@ -59,7 +66,12 @@ pub fn identities(path: &Path) -> Result<Vec<Identity>, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod unit {
+    use age::secrecy::ExposeSecret as _;
+
     use super::*;
 
     #[test]
@@ -68,14 +80,27 @@ mod tests {
         let path = folder.path().join("identity");
         let read = |text: &str| {
             fs::write(&path, text).unwrap();
-            identities(&path).map(|found| found.len()).map_err(|error| error.message)
+            identities(&path)
+                .map(|found| found.len())
+                .map_err(|error| error.message)
         };
         let key = Identity::generate();
-        let secret = age::secrecy::ExposeSecret::expose_secret(&key.to_string()).to_owned();
+        let secret = key.to_string().expose_secret().to_owned();
         assert_eq!(read(&format!("# created: today\n\n{secret}\n")), Ok(1));
         let error = read(&format!("{secret}x\n")).unwrap_err();
-        assert!(error.ends_with("line 1 is no X25519 age identity") && !error.contains("SECRET"), "{error}");
-        assert!(read("# nothing\n").unwrap_err().ends_with("holds no identity"));
-        assert!(read("age-encryption.org/v1\n").unwrap_err().contains("decrypt it first"));
+        assert!(
+            error.ends_with("line 1 is no X25519 age identity") && !error.contains("SECRET"),
+            "{error}"
+        );
+        assert!(
+            read("# nothing\n")
+                .unwrap_err()
+                .ends_with("holds no identity")
+        );
+        assert!(
+            read("age-encryption.org/v1\n")
+                .unwrap_err()
+                .contains("decrypt it first")
+        );
     }
 }

@@ -237,9 +237,9 @@ mod tests {
         let error = Error::denied("no").hint("ask");
         assert_eq!(error.exit_code(true), ExitCode::from(255));
         assert_eq!(error.exit_code(false), ExitCode::from(1));
-        assert_eq!(
-            error.to_json(true).to_string(),
-            r#"{"error":{"exit":255,"hint":"ask","kind":"denied","message":"no"}}"#
-        );
+        let told = serde_json::json!({
+            "error": { "kind": "denied", "message": "no", "exit": 255, "hint": "ask" }
+        });
+        assert_eq!(error.to_json(true), told);
     }
 }

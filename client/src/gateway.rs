@@ -47,9 +47,12 @@ impl Identity for Context {
     fn certified<'a>(
         &'a self,
         agent: &'a AgentProfile,
-        _refused: Option<&'a ClientCertificate>,
+        refused: Option<&'a ClientCertificate>,
     ) -> BoxFuture<'a, Result<ClientCertificate, IdentityError>> {
-        Box::pin(identity::certified(self, agent))
+        match refused {
+            None => Box::pin(identity::certified(self, agent)),
+            Some(_) => Box::pin(identity::certified_anew(self, agent)),
+        }
     }
 
     fn step_up<'a>(
@@ -442,9 +445,8 @@ impl From<TransportError> for UserError {
 /// A denial as people see it.
 fn refusal(denied: Denied) -> UserError {
     let mut message = denied.message;
-    for candidate in &denied.candidates {
-        message.push_str("\n  ");
-        message.push_str(&crate::output::neutral(candidate));
+    if !denied.candidates.is_empty() {
+        message.push_str(&format!(": {}", denied.candidates.join("; ")));
     }
     if let Some(session) = denied.session {
         message.push_str(&format!(" (session {session})"));

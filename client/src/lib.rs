@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+pub mod audit;
 pub mod cli;
 pub mod cmd;
 pub mod config;

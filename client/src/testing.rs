@@ -4,6 +4,7 @@ mod agent;
 mod log;
 mod pki;
 mod ssh;
+pub(crate) mod store;
 
 pub(crate) use agent::{FakeAgent, Script};
 pub(crate) use log::FakeLog;

@@ -29,7 +29,8 @@ async fn a_command_killed_by_a_signal_ends_with_128_and_its_number() {
 #[tokio::test]
 async fn input_ends_when_ours_does_and_bytes_arrive_unchanged() {
     let lab = lab().await;
-    let bytes = noise(8 << 20);
+    // Both directions at once, far above every window and buffer between.
+    let bytes = noise(64 << 20);
     let mut command = lab.postern("alice");
     let told = run(command.args(["connect", "web-1", "--", "cat"]), &bytes)
         .await

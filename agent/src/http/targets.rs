@@ -77,7 +77,7 @@ pub(super) struct Question {
 }
 
 /// `GET /v1/whoami`
-pub(super) async fn whoami(caller: Caller) -> Response {
+pub(super) async fn whoami(State(api): State<Api>, caller: Caller) -> Response {
     let who = &caller.who;
     Json(serde_json::json!({
         "principal": who.principal().key(),
@@ -90,6 +90,8 @@ pub(super) async fn whoami(caller: Caller) -> Response {
         "certificate_not_after": who.not_after(),
         "source": caller.source.ip().to_canonical(),
         "agent_version": env!("CARGO_PKG_VERSION"),
+        // For stock SSH clients: `postern ssh-config` prints it behind `@cert-authority`.
+        "ssh_host_ca": api.core.doors.ssh_host_ca,
     }))
     .into_response()
 }

@@ -24,14 +24,26 @@ pub struct Entry {
 }
 
 /// Goes through all signed entries. `each` gets them in order.
-pub fn walk(store: &dyn StoreReader, identities: &[Identity], mut each: impl FnMut(Entry)) -> io::Result<u64> {
+pub fn walk(
+    store: &dyn StoreReader,
+    identities: &[Identity],
+    mut each: impl FnMut(Entry),
+) -> io::Result<u64> {
     let size = size(store)?;
     for (index, width) in StorePath::bundles(size) {
-        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("entries {} and on are missing", index * 256));
+        let missing = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("entries {} and on are missing", index * 256),
+            )
+        };
         let bundle = read_file(store, StorePath::Entries { index, width })?.ok_or_else(missing)?;
         let (entries, _) = split_entries(&bundle);
         for (offset, leaf) in (0..u64::from(width)).zip(entries) {
-            each(entry(index * 256 + offset, ocsf::decode(leaf, identities).ok()));
+            each(entry(
+                index * 256 + offset,
+                ocsf::decode(leaf, identities).ok(),
+            ));
         }
     }
     Ok(size)
@@ -39,7 +51,11 @@ pub fn walk(store: &dyn StoreReader, identities: &[Identity], mut each: impl FnM
 
 fn entry(index: u64, decoded: Option<Decoded>) -> Entry {
     match decoded {
-        None => Entry { index, event: None, closed: false },
+        None => Entry {
+            index,
+            event: None,
+            closed: false,
+        },
         Some(Decoded { event, seal, .. }) => Entry {
             index,
             event: Some(event),
@@ -51,12 +67,20 @@ fn entry(index: u64, decoded: Option<Decoded>) -> Entry {
 /// How many entries the store's checkpoint names.
 fn size(store: &dyn StoreReader) -> io::Result<u64> {
     let Some(file) = store.open(StorePath::Checkpoint)? else {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the log has no checkpoint"));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the log has no checkpoint",
+        ));
     };
     let mut note = String::new();
     file.take(CHECKPOINT_LIMIT).read_to_string(&mut note)?;
     let size = note.lines().nth(1).and_then(|line| line.parse().ok());
-    size.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the log's checkpoint is malformed"))
+    size.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the log's checkpoint is malformed",
+        )
+    })
 }
 
 /// A session as `audit ls` lists it.
@@ -95,7 +119,11 @@ impl Sessions {
                     session: id,
                     started_ms: event.time_ms,
                     who: who(event),
-                    target: event.target.as_ref().map(|target| target.name.clone()).unwrap_or_default(),
+                    target: event
+                        .target
+                        .as_ref()
+                        .map(|target| target.name.clone())
+                        .unwrap_or_default(),
                     kind: kind(access),
                     duration_ms: None,
                     end: "open".to_owned(),
@@ -103,7 +131,12 @@ impl Sessions {
                 };
                 self.0.insert(id, session);
             }
-            Fact::SessionClosed { reason, exit_status, duration_ms, .. } => {
+            Fact::SessionClosed {
+                reason,
+                exit_status,
+                duration_ms,
+                ..
+            } => {
                 if let Some(session) = self.0.get_mut(&id) {
                     session.duration_ms = Some(*duration_ms);
                     session.end = super::text::wire_name(reason);
@@ -130,7 +163,11 @@ impl Sessions {
 
 /// The ARN of an event's actor.
 pub(super) fn who(event: &Event) -> String {
-    event.actor.as_ref().map(|actor| actor.principal.arn.clone()).unwrap_or_default()
+    event
+        .actor
+        .as_ref()
+        .map(|actor| actor.principal.arn.clone())
+        .unwrap_or_default()
 }
 
 /// What a session carries, in words.
@@ -138,6 +175,9 @@ pub(super) fn kind(access: &Access) -> String {
     match access {
         Access::Ssh { user } => format!("ssh as {user}"),
         Access::Tunnel { host: None, port } => format!("tunnel to {port}"),
-        Access::Tunnel { host: Some(host), port } => format!("tunnel to {host}:{port}"),
+        Access::Tunnel {
+            host: Some(host),
+            port,
+        } => format!("tunnel to {host}:{port}"),
     }
 }

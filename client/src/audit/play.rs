@@ -4,8 +4,8 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use age::x25519::Identity;
-use postern_proto::recording::{Ending, Entry, Kind, Opened, PlayError, Player};
 use postern_proto::recording::play::Played;
+use postern_proto::recording::{Ending, Entry, Opened, PlayError, Player};
 
 use crate::error::Error;
 use crate::output::neutral;
@@ -33,7 +33,7 @@ pub fn play<R: Read>(
     mut wait: impl FnMut(Duration),
 ) -> Result<Option<String>, Error> {
     let mut player = Player::new(recording, identities).map_err(unplayable)?;
-    let as_it_was = pace.terminal && player.header().postern.kind == Kind::Terminal;
+    let as_it_was = pace.terminal && player.header().postern.kind == "terminal";
     let mut now = 0;
     while let Some(line) = player.next_line().map_err(unplayable)? {
         if pace.speed > 0.0 {
@@ -59,9 +59,17 @@ pub fn play<R: Read>(
 }
 
 /// Writes the plain lines of asciicast v3 to `out`, for other players.
-pub fn raw<R: Read>(recording: R, identities: &[Identity], out: &mut impl Write) -> Result<(), Error> {
-    let mut opened = Opened::new(recording, identities).map_err(|error| unplayable(error.into()))?;
-    while let Some(record) = opened.next_record().map_err(|error| unplayable(error.into()))? {
+pub fn raw<R: Read>(
+    recording: R,
+    identities: &[Identity],
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let mut opened =
+        Opened::new(recording, identities).map_err(|error| unplayable(error.into()))?;
+    while let Some(record) = opened
+        .next_record()
+        .map_err(|error| unplayable(error.into()))?
+    {
         out.write_all(&record).map_err(unwritable)?;
     }
     out.flush().map_err(unwritable)
@@ -80,7 +88,9 @@ fn show(played: &Played, as_it_was: bool, out: &mut impl Write) -> io::Result<()
         Played::Entry(Entry::Input(bytes)) => text("stdin: ", bytes, out),
         Played::Entry(Entry::Resize { columns, rows }) => writeln!(out, "[{columns} by {rows}]"),
         Played::Entry(Entry::Exit(Ok(status))) => writeln!(out, "\r\n[exit status {status}]"),
-        Played::Entry(Entry::Exit(Err(signal))) => writeln!(out, "\r\n[killed by {}]", neutral(signal)),
+        Played::Entry(Entry::Exit(Err(signal))) => {
+            writeln!(out, "\r\n[killed by {}]", neutral(signal))
+        }
         Played::Entry(Entry::Flow { up, down }) => writeln!(out, "[{up} bytes up, {down} down]"),
         Played::Entry(Entry::File(operation)) => writeln!(
             out,
@@ -90,7 +100,11 @@ fn show(played: &Played, as_it_was: bool, out: &mut impl Write) -> io::Result<()
             operation.size
         ),
         Played::Entry(Entry::Note(note)) => writeln!(out, "\r\n[{}]", neutral(note)),
-        Played::Digest(digest) => writeln!(out, "[{}]", neutral(&serde_json::to_string(digest).unwrap_or_default())),
+        Played::Digest(digest) => writeln!(
+            out,
+            "[{}]",
+            neutral(&serde_json::to_string(digest).unwrap_or_default())
+        ),
         Played::Unknown { code, .. } => writeln!(out, "[{}: of a later version]", neutral(code)),
     }
 }
@@ -100,7 +114,11 @@ fn text(label: &str, bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
     let text = String::from_utf8_lossy(bytes);
     for line in text.split_inclusive('\n') {
         match line.strip_suffix('\n') {
-            Some(line) => writeln!(out, "{label}{}", neutral(line.strip_suffix('\r').unwrap_or(line)))?,
+            Some(line) => writeln!(
+                out,
+                "{label}{}",
+                neutral(line.strip_suffix('\r').unwrap_or(line))
+            )?,
             None => write!(out, "{label}{}", neutral(line))?,
         }
     }

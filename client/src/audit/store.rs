@@ -52,7 +52,11 @@ impl StoreReader for Folder {
         let mut names = Vec::new();
         for entry in entries {
             // Other files are nobody's: the log names what counts.
-            if let Some(name) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            if let Some(name) = entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            {
                 names.push(name);
             }
         }
@@ -94,27 +98,41 @@ impl Remote {
 
     fn failed(&self, error: HttpError) -> io::Error {
         let failed = io::Error::other(error.to_string());
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.refusal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
         failed
     }
 
     /// What the agent said, for an error that came out of reading.
     pub fn refusal(&self) -> Option<HttpError> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.refusal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     fn small(&self, path: StorePath) -> Result<Bytes, HttpError> {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = usize::try_from(BUNDLE_LIMIT).unwrap_or(usize::MAX);
-        self.runtime.block_on(client.get(&format!("/v1/log/{path}"), limit))
+        self.runtime
+            .block_on(client.get(&format!("/v1/log/{path}"), limit))
     }
 
     fn recording(&self, name: RecordingName) -> Result<Body<'_>, HttpError> {
         // A connection of its own: the body is read while the log may be asked for more.
         let answer = self.runtime.block_on(async {
-            Client::connect(Arc::clone(&self.gateway)).await?.stream(&format!("/v1/recordings/{name}")).await
+            Client::connect(Arc::clone(&self.gateway))
+                .await?
+                .stream(&format!("/v1/recordings/{name}"))
+                .await
         })?;
-        Ok(Body { runtime: &self.runtime, answer, chunk: Bytes::new() })
+        Ok(Body {
+            runtime: &self.runtime,
+            answer,
+            chunk: Bytes::new(),
+        })
     }
 }
 
@@ -122,7 +140,9 @@ impl StoreReader for Remote {
     fn open(&self, path: StorePath) -> io::Result<Option<Box<dyn Read + '_>>> {
         let opened: Result<Box<dyn Read + '_>, HttpError> = match path {
             StorePath::Recording(name) => self.recording(name).map(|body| Box::new(body) as _),
-            other => self.small(other).map(|bytes| Box::new(Cursor::new(bytes)) as _),
+            other => self
+                .small(other)
+                .map(|bytes| Box::new(Cursor::new(bytes)) as _),
         };
         match opened {
             Ok(reader) => Ok(Some(reader)),
@@ -137,7 +157,11 @@ impl StoreReader for Remote {
             .runtime
             .block_on(client.get_json("/v1/recordings"))
             .map_err(|error| self.failed(error))?;
-        Ok(listing.recordings.into_iter().map(|listed| listed.name).collect())
+        Ok(listing
+            .recordings
+            .into_iter()
+            .map(|listed| listed.name)
+            .collect())
     }
 }
 
@@ -151,14 +175,24 @@ struct Body<'a> {
 impl Read for Body<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while !self.chunk.has_remaining() {
-            let next = self.runtime.block_on(tokio::time::timeout(crate::http::DEADLINE, self.answer.body.frame()));
+            let next = self.runtime.block_on(tokio::time::timeout(
+                crate::http::DEADLINE,
+                self.answer.body.frame(),
+            ));
             match next.map_err(|_| io::ErrorKind::TimedOut)? {
                 None => return Ok(0),
-                Some(frame) => self.chunk = frame.map_err(io::Error::other)?.into_data().unwrap_or_default(),
+                Some(frame) => {
+                    self.chunk = frame
+                        .map_err(io::Error::other)?
+                        .into_data()
+                        .unwrap_or_default()
+                }
             }
         }
         let length = buffer.len().min(self.chunk.len());
-        self.chunk.split_to(length).copy_to_slice(buffer.get_mut(..length).unwrap_or_default());
+        self.chunk
+            .split_to(length)
+            .copy_to_slice(buffer.get_mut(..length).unwrap_or_default());
         Ok(length)
     }
 }

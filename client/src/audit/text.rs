@@ -10,7 +10,8 @@ use super::log::{kind, who};
 
 /// `2026-11-21 19:48:03.120` in UTC.
 pub fn moment(unix_ms: i64) -> String {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]");
+    let format =
+        format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]");
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
         .ok()
         .and_then(|moment| moment.format(format).ok())
@@ -23,7 +24,12 @@ pub fn duration(ms: i64) -> String {
     match seconds {
         0..60 => format!("{:.1}s", ms as f64 / 1000.0),
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        _ => format!("{}h{:02}m{:02}s", seconds / 3600, seconds / 60 % 60, seconds % 60),
+        _ => format!(
+            "{}h{:02}m{:02}s",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        ),
     }
 }
 
@@ -59,22 +65,63 @@ pub fn event(event: &Event) -> String {
 
 fn fact(fact: &Fact) -> String {
     match fact {
-        Fact::AgentStarted { version, interrupted, .. } if interrupted.is_empty() => format!("agent {version} started"),
-        Fact::AgentStarted { version, interrupted, .. } => {
-            format!("agent {version} started; {} sessions had been interrupted", interrupted.len())
+        Fact::AgentStarted {
+            version,
+            interrupted,
+            ..
+        } if interrupted.is_empty() => format!("agent {version} started"),
+        Fact::AgentStarted {
+            version,
+            interrupted,
+            ..
+        } => {
+            format!(
+                "agent {version} started; {} sessions had been interrupted",
+                interrupted.len()
+            )
         }
         Fact::AgentStopped => "agent stopped".to_owned(),
         Fact::Enrolled { .. } => "certificate issued".to_owned(),
         Fact::EnrollmentRefused { code, reason } => format!("enrolment refused ({code}): {reason}"),
         Fact::StepUpApproved { .. } => "fresh MFA code accepted for one session".to_owned(),
-        Fact::SessionGranted { access, policies, step_up, .. } => {
-            let fresh = if *step_up { " with a fresh MFA code" } else { "" };
-            format!("session granted: {}{fresh}, by policy {}", kind(access), policies.join(", "))
+        Fact::SessionGranted {
+            access,
+            policies,
+            step_up,
+            ..
+        } => {
+            let fresh = if *step_up {
+                " with a fresh MFA code"
+            } else {
+                ""
+            };
+            format!(
+                "session granted: {}{fresh}, by policy {}",
+                kind(access),
+                policies.join(", ")
+            )
         }
-        Fact::SessionDenied { access, code, reason, .. } => {
-            format!("session denied ({}): {}: {reason}", wire_name(code), kind(access))
+        Fact::SessionDenied {
+            access,
+            code,
+            reason,
+            ..
+        } => {
+            format!(
+                "session denied ({}): {}: {reason}",
+                wire_name(code),
+                kind(access)
+            )
         }
-        Fact::SessionClosed { reason, message, exit_status, up, down, duration_ms, recordings } => {
+        Fact::SessionClosed {
+            reason,
+            message,
+            exit_status,
+            up,
+            down,
+            duration_ms,
+            recordings,
+        } => {
             let mut line = format!(
                 "session closed ({}) after {}, {up} bytes up, {down} down",
                 wire_name(reason),
@@ -92,14 +139,25 @@ fn fact(fact: &Fact) -> String {
         Fact::SessionInterrupted { recordings } => {
             format!("session interrupted: the agent died{}", digests(recordings))
         }
-        Fact::ChannelOpened { channel, refused: Some(reason), .. } => {
+        Fact::ChannelOpened {
+            channel,
+            refused: Some(reason),
+            ..
+        } => {
             format!("{} refused: {reason}", self::channel(channel))
         }
-        Fact::ChannelOpened { channel, recording, .. } => match recording {
-            Some(recording) => format!("{} opened, recorded as {recording}", self::channel(channel)),
+        Fact::ChannelOpened {
+            channel, recording, ..
+        } => match recording {
+            Some(recording) => {
+                format!("{} opened, recorded as {recording}", self::channel(channel))
+            }
             None => format!("{} opened", self::channel(channel)),
         },
-        Fact::RecordingProgressed { recording } => format!("recording {} has {} bytes", recording.name, recording.length),
+        Fact::RecordingProgressed { recording } => format!(
+            "recording {} has {} bytes",
+            recording.name, recording.length
+        ),
         Fact::FileOperation(operation) => {
             let mut line = format!("file {} {}", operation.operation, operation.path);
             if let Some(to) = &operation.to {
@@ -115,19 +173,36 @@ fn fact(fact: &Fact) -> String {
             line
         }
         Fact::HostKeyPinned { fingerprint } => format!("host key pinned: {fingerprint}"),
-        Fact::HostKeyChanged { pinned, seen } => format!("host key changed: pinned {pinned}, seen {seen}"),
+        Fact::HostKeyChanged { pinned, seen } => {
+            format!("host key changed: pinned {pinned}, seen {seen}")
+        }
         Fact::PolicyLoaded { policies, .. } => format!("policy loaded: {}", policies.join(", ")),
         Fact::PolicyBroken { reason } => format!("policy broken, the old one stays: {reason}"),
-        Fact::AttestationChecked { fault: None } => "attestation role checked: enrolment is open".to_owned(),
-        Fact::AttestationChecked { fault: Some(fault) } => format!("attestation role is at fault, enrolment is closed: {fault}"),
-        Fact::AuditRead { what, subject, allowed: true } => format!("{what} read: {subject}"),
-        Fact::AuditRead { what, subject, allowed: false } => format!("reading {what} denied: {subject}"),
+        Fact::AttestationChecked { fault: None } => {
+            "attestation role checked: enrolment is open".to_owned()
+        }
+        Fact::AttestationChecked { fault: Some(fault) } => {
+            format!("attestation role is at fault, enrolment is closed: {fault}")
+        }
+        Fact::AuditRead {
+            what,
+            subject,
+            allowed: true,
+        } => format!("{what} read: {subject}"),
+        Fact::AuditRead {
+            what,
+            subject,
+            allowed: false,
+        } => format!("reading {what} denied: {subject}"),
         Fact::RecordingsDeleted { recordings, reason } => {
             format!("{} recordings deleted: {reason}", recordings.len())
         }
         Fact::LogKeyChanged { vkey, .. } => format!("log key changed to {vkey}"),
         Fact::Unauthenticated { count, kinds } => {
-            format!("{count} failures before authentication: {}", kinds.join(", "))
+            format!(
+                "{count} failures before authentication: {}",
+                kinds.join(", ")
+            )
         }
     }
 }
@@ -148,8 +223,15 @@ fn digests(recordings: &[RecordingDigest]) -> String {
     recordings
         .iter()
         .map(|digest| {
-            let state = if digest.complete { "" } else { ", not complete" };
-            format!("; recording {} of {} bytes, sha256 {}{state}", digest.name, digest.length, digest.sha256)
+            let state = if digest.complete {
+                ""
+            } else {
+                ", not complete"
+            };
+            format!(
+                "; recording {} of {} bytes, sha256 {}{state}",
+                digest.name, digest.length, digest.sha256
+            )
         })
         .collect()
 }
@@ -161,7 +243,10 @@ mod tests {
     #[test]
     fn times_are_readable() {
         assert_eq!(moment(1_700_000_000_123), "2023-11-14 22:13:20.123");
-        assert_eq!((duration(4200).as_str(), duration(62_000).as_str()), ("4.2s", "1m02s"));
+        assert_eq!(
+            (duration(4200).as_str(), duration(62_000).as_str()),
+            ("4.2s", "1m02s")
+        );
         assert_eq!(duration(3_723_000), "1h02m03s");
     }
 }

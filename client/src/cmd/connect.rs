@@ -14,6 +14,7 @@ use crate::cli::ConnectArgs;
 use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::{Gateway, Request};
+use crate::output::Printer;
 use crate::ssh::SshError;
 use crate::ssh::forward::Forwards;
 use crate::ssh::forward::spec::{Dynamic, Local, Remote};
@@ -50,7 +51,7 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
     };
     let gateway = Gateway::of(context).await?;
     let mut link = Link::open(&gateway, &request, None).await?;
-    describe(context, link.granted());
+    describe(context.printer, link.granted());
     let _forwarding = if forwards.is_empty() {
         None
     } else {
@@ -116,8 +117,7 @@ pub(super) fn destination(
 }
 
 /// What `-v` tells about a grant.
-pub(super) fn describe(context: &Context, granted: &Granted) {
-    let printer = context.printer;
+pub(super) fn describe(printer: Printer, granted: &Granted) {
     let target = &granted.target;
     printer.detail(format!(
         "session {}: target {} ({}) at {}, allowed by {}, {}, {}",

@@ -88,7 +88,7 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<ExitCode, Error
 
 fn tell(context: &Context, tunnel: &Tunnel, forward: &Forward) -> Result<(), Error> {
     let granted = tunnel.granted();
-    super::connect::describe(context, granted);
+    super::connect::describe(context.printer, granted);
     let address = tunnel.address();
     if context.printer.json {
         return context.printer.json(&Listening {

@@ -14,6 +14,7 @@ use crate::cli::ProxyArgs;
 use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::{Gateway, Opened, Request};
+use crate::output::Printer;
 use crate::pipe;
 
 /// What names for stock clients end in.
@@ -32,7 +33,7 @@ pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> 
     }
     let gateway = Gateway::of(context).await?;
     let local = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
-    carry(context, &gateway, &request, args.port, local).await?;
+    carry(context.printer, &gateway, &request, args.port, local).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -52,7 +53,7 @@ fn request(context: &Context, args: &ProxyArgs) -> Result<Request, Error> {
 
 /// Opens the session with what the local side says first, checks the port and relays.
 async fn carry(
-    context: &Context,
+    printer: Printer,
     gateway: &Gateway,
     request: &Request,
     port: Option<u16>,
@@ -64,7 +65,7 @@ async fn carry(
         mut wire,
         seen,
     } = gateway.open(request, &early).await?;
-    super::connect::describe(context, &granted);
+    super::connect::describe(printer, &granted);
     if let Err(error) = check_port(port, &granted.target.address) {
         wire.farewell(CloseReason::Client).await;
         return Err(error);
@@ -108,5 +109,82 @@ async fn first_words(local: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, Erro
         Ok(Err(error)) => Err(Error::failed(format!("the standard input failed: {error}"))),
         // A program that waits to be spoken to.
         Err(_) => Ok(Bytes::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use russh::client;
+    use russh::keys::PublicKeyOrCertificate;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::testing::FakeAgent;
+
+    /// A stock client, which knows nothing of pipes.
+    struct Stock;
+
+    impl client::Handler for Stock {
+        type Error = russh::Error;
+
+        async fn check_server_key(
+            &mut self,
+            _: &PublicKeyOrCertificate,
+        ) -> Result<bool, russh::Error> {
+            Ok(true)
+        }
+    }
+
+    fn request() -> Request {
+        Request {
+            target: "web-1".parse().unwrap(),
+            kind: OpenKind::Ssh {
+                user: "ec2-user".parse().unwrap(),
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stock_client_speaks_through_it() {
+        let agent = FakeAgent::start().await;
+        let gateway = agent.gateway().await;
+        let (near, far) = duplex(1 << 20);
+        let ssh = async {
+            let mut handle = client::connect_stream(std::sync::Arc::default(), near, Stock)
+                .await
+                .unwrap();
+            assert!(
+                handle
+                    .authenticate_none("ec2-user")
+                    .await
+                    .unwrap()
+                    .success()
+            );
+            let mut channel = handle.channel_open_session().await.unwrap();
+            channel.exec(true, "status 7").await.unwrap();
+            let mut status = None;
+            while let Some(message) = channel.wait().await {
+                if let russh::ChannelMsg::ExitStatus { exit_status } = message {
+                    status = Some(exit_status);
+                }
+            }
+            status
+        };
+        let request = request();
+        let carried = carry(Printer::plain_json(), &gateway, &request, Some(22), far);
+        let (carried, status) = tokio::join!(carried, ssh);
+        assert_eq!((carried, status), (Ok(()), Some(7)));
+    }
+
+    #[tokio::test]
+    async fn another_port_than_the_inventorys_is_a_mistake() {
+        assert_eq!(check_port(None, "10.0.0.5:2222"), Ok(()));
+        assert_eq!(check_port(Some(22), "10.0.0.5:2222"), Ok(()));
+        assert_eq!(check_port(Some(2222), "[fd00::5]:2222"), Ok(()));
+        let error = check_port(Some(80), "10.0.0.5:22").unwrap_err();
+        insta::assert_snapshot!(format!("{error}\nhint: {}", error.hint.as_deref().unwrap()), @r"
+        SSH of this target is at 10.0.0.5:22, not at port 80
+        hint: leave the port away; for other ports there is `postern forward`
+        ");
     }
 }

@@ -145,3 +145,70 @@ fn modes(terminal: &Termios) -> Vec<(Pty, u32)> {
     modes.push((Pty::TTY_OP_OSPEED, terminal.output_speed()));
     modes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    use super::*;
+
+    /// A real terminal: both of its ends.
+    fn terminal() -> (OwnedFd, File) {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        (master, slave)
+    }
+
+    fn echoes(terminal: &File) -> bool {
+        termios::tcgetattr(terminal)
+            .unwrap()
+            .local_modes
+            .contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
+    }
+
+    #[test]
+    fn raw_mode_ends_with_its_guard_and_with_a_panic() {
+        let (_master, slave) = terminal();
+        assert!(echoes(&slave));
+        let raw = RawMode::enter(slave.as_fd()).unwrap();
+        assert!(!echoes(&slave));
+        let modes = raw.modes();
+        assert!(
+            modes.contains(&(Pty::ECHO, 1)) && modes.contains(&(Pty::VINTR, 3)),
+            "the modes from before: {modes:?}"
+        );
+        drop(raw);
+        assert!(echoes(&slave));
+        let panicked = std::panic::catch_unwind(|| {
+            let _raw = RawMode::enter(slave.as_fd()).unwrap();
+            assert!(echoes(&slave), "raw");
+        });
+        assert!(panicked.is_err() && echoes(&slave));
+    }
+
+    #[test]
+    fn the_size_is_the_terminals() {
+        let (master, slave) = terminal();
+        assert_eq!(Size::of(&slave), None, "a new terminal tells none");
+        let size = termios::Winsize {
+            ws_col: 132,
+            ws_row: 43,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        termios::tcsetwinsize(&master, size).unwrap();
+        let size = Size::of(&slave).unwrap();
+        assert_eq!((size.columns, size.rows), (132, 43));
+        assert_eq!(Size::of(File::open("/dev/null").unwrap()), None);
+    }
+}

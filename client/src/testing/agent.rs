@@ -1,14 +1,17 @@
 //! The agent's side of pipes.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
 use postern_proto::gateway::frame::{self, FrameKind, HEADER, Piece};
 use postern_proto::gateway::message::{
     Close, CloseReason, Denied, Granted, GrantedTarget, HexSecret, HostKeyCheck, HostKeySeen,
@@ -51,6 +54,10 @@ pub(crate) struct State {
     pub(crate) tunnel: Option<SocketAddr>,
     pub(crate) step_ups: Vec<Denied>,
     pub(crate) certificates: usize,
+    /// What HTTP answers, by path.
+    pub(crate) http: HashMap<String, (u16, Bytes)>,
+    /// Requests over HTTP: path and body.
+    pub(crate) asked: Vec<(String, Bytes)>,
 }
 
 pub(crate) struct FakeAgent {
@@ -85,6 +92,8 @@ impl FakeAgent {
             tunnel: None,
             step_ups: Vec::new(),
             certificates: 0,
+            http: HashMap::new(),
+            asked: Vec::new(),
         }));
         let acceptor = TlsAcceptor::from(pki.server(name, &[ALPN_PIPE, ALPN_HTTP], expired));
         let mut serving = JoinSet::new();
@@ -120,11 +129,57 @@ impl FakeAgent {
     }
 
     pub(crate) async fn try_gateway(&self) -> Result<Arc<Gateway>, GatewayError> {
+        self.gateway_to(self.profile.clone()).await
+    }
+
+    /// With this agent's identity towards another one.
+    pub(crate) async fn gateway_to(
+        &self,
+        profile: AgentProfile,
+    ) -> Result<Arc<Gateway>, GatewayError> {
         let identity = FakeIdentity {
             pki: Arc::clone(&self.pki),
             state: Arc::clone(&self.state),
         };
-        Gateway::new(self.profile.clone(), Arc::new(identity), self.folder.path()).await
+        Gateway::new(profile, Arc::new(identity), self.folder.path()).await
+    }
+
+    /// Serves a store's files, and a list of its recordings, as agents do.
+    pub(crate) fn serve_store(&self, folder: &Path) {
+        let mut files = vec![folder.to_owned()];
+        let mut names = Vec::new();
+        while let Some(path) = files.pop() {
+            if path.is_dir() {
+                files.extend(
+                    std::fs::read_dir(&path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
+                continue;
+            }
+            let inside = path.strip_prefix(folder).unwrap().to_str().unwrap();
+            let url = match inside.strip_prefix("recordings/") {
+                Some(name) => {
+                    names.push(serde_json::json!({ "name": name, "length": 0 }));
+                    format!("/v1/{inside}")
+                }
+                None => format!("/v1/log/{inside}"),
+            };
+            let body = Bytes::from(std::fs::read(&path).unwrap());
+            self.state.lock().unwrap().http.insert(url, (200, body));
+        }
+        let list = serde_json::json!({ "recordings": names }).to_string();
+        self.answer("/v1/recordings", 200, &list);
+    }
+
+    /// Answers one HTTP path.
+    pub(crate) fn answer(&self, path: &str, status: u16, body: &str) {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        self.state
+            .lock()
+            .unwrap()
+            .http
+            .insert(path.to_owned(), (status, body));
     }
 
     pub(crate) fn pki(&self) -> &Pki {
@@ -159,6 +214,9 @@ impl Identity for FakeIdentity {
 }
 
 async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
+    if connection.get_ref().1.alpn_protocol() == Some(ALPN_HTTP) {
+        return serve_http(connection, state).await;
+    }
     let exporter = connection
         .get_ref()
         .1
@@ -239,6 +297,29 @@ async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
     }
 }
 
+async fn serve_http(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
+    let service =
+        hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let state = Arc::clone(&state);
+            async move {
+                let path = request.uri().to_string();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let mut state = state.lock().unwrap();
+                state.asked.push((path.clone(), body));
+                let missing = (
+                    404,
+                    Bytes::from_static(br#"{"error":"the log has no such file"}"#),
+                );
+                let (status, body) = state.http.get(&path).cloned().unwrap_or(missing);
+                let response = http::Response::builder().status(status);
+                Ok::<_, std::convert::Infallible>(response.body(Full::new(body)).unwrap())
+            }
+        });
+    let served = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(connection), service);
+    let _ended = served.await;
+}
+
 enum Step {
     Event(Event),
     Local(Bytes),
@@ -286,7 +367,6 @@ async fn run<L: AsyncRead + AsyncWrite + Unpin>(
                 if closed {
                     return;
                 }
-                closed = true;
                 say_close(&mut wire, &state, &granted, CloseReason::Client, None);
                 let _sent = poll_fn(|cx| wire.poll_transmit(cx)).await;
                 return;

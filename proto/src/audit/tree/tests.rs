@@ -1,5 +1,3 @@
-#![expect(clippy::indexing_slicing, reason = "a test may panic")]
-
 use std::collections::HashMap;
 
 use proptest::prelude::*;

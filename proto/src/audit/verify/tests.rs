@@ -1,5 +1,3 @@
-#![expect(clippy::indexing_slicing, reason = "a test may panic")]
-
 use std::collections::BTreeMap;
 use std::io;
 
