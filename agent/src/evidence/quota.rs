@@ -59,11 +59,7 @@ impl Usage {
     }
 
     /// The session's count, which is made when it is new; `None` once the session ended.
-    pub(super) fn session(
-        &self,
-        session: SessionId,
-        principal: &str,
-    ) -> Option<Arc<SessionUsage>> {
+    pub(super) fn session(&self, session: SessionId, principal: &str) -> Option<Arc<SessionUsage>> {
         let mut sessions = lock(&self.sessions);
         if lock(&self.ended).contains(&session) {
             return None;

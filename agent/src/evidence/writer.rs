@@ -83,13 +83,7 @@ impl Writer {
         }
     }
 
-    fn batch(
-        &mut self,
-        batch: Vec<(
-            Box<Event>,
-            Reply,
-        )>,
-    ) {
+    fn batch(&mut self, batch: Vec<(Box<Event>, Reply)>) {
         let mut encoded = Vec::with_capacity(batch.len());
         for (event, reply) in batch {
             if let Err(error) = self.take(*event, &mut encoded) {
