@@ -131,10 +131,18 @@ impl Evidence {
             event: Box::new(event),
             reply: Some(reply),
         };
-        if self.shared.orders.send(order).await.is_err() {
-            return Err(self.closed());
-        }
-        let result = answer.await.unwrap_or_else(|_| Err(self.closed()));
+        let durable = async {
+            if self.shared.orders.send(order).await.is_err() {
+                return Err(self.closed());
+            }
+            answer.await.unwrap_or_else(|_| Err(self.closed()))
+        };
+        // On a full disk the log goes on with ends of sessions; a broken store answers nobody.
+        let result = tokio::select! {
+            biased;
+            result = durable => result,
+            () = self.shared.health.broken() => Err(self.closed()),
+        };
         if let (Ok(_), Some(session)) = (&result, closing) {
             self.shared.usage.close(session);
             lock(&self.shared.recordings).retain(|name, _| name.session != session);
@@ -207,7 +215,9 @@ impl Evidence {
         kind: RecordingKind,
     ) -> Result<Recording, EvidenceError> {
         self.admit()?;
-        let usage = self.shared.usage.session(session, principal);
+        let Some(usage) = self.shared.usage.session(session, principal) else {
+            return Err(EvidenceError::Failed("the session has ended".into()));
+        };
         let name = RecordingName {
             session,
             number: usage.number(),
@@ -364,16 +374,18 @@ impl Recording {
     pub async fn close(&self) -> Result<RecordingDigest, EvidenceError> {
         let Handle { open, evidence } = &*self.handle;
         let answer = open.close(&evidence.shared.queue);
+        let mut failure = evidence.failure();
+        let late = async {
+            drop(failure.wait_for(Option::is_some).await);
+            tokio::time::sleep(CLOSE_DEADLINE).await;
+        };
         // Also after a failure: what is left of the recording is to be told. The recorder
         // answers at once then, unless it hangs in a write.
-        tokio::time::timeout(CLOSE_DEADLINE, answer)
-            .await
-            .map_or(Err(None), |answer| {
-                answer
-                    .map_err(|_| None)
-                    .and_then(|result| result.map_err(Some))
-            })
-            .map_err(|error| error.unwrap_or_else(|| evidence.closed()))
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or_else(|_| Err(evidence.closed())),
+            () = late => Err(evidence.closed()),
+        }
     }
 }
 
@@ -389,7 +401,7 @@ async fn join(threads: Vec<JoinHandle<()>>) -> Result<(), EvidenceError> {
     }
 }
 
-/// How long closing a recording may take when a disk hangs: less than the second in which
+/// How long closing a recording may take once the store failed: less than the second in which
 /// sessions must end.
 const CLOSE_DEADLINE: std::time::Duration = std::time::Duration::from_millis(500);
 

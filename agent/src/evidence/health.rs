@@ -19,6 +19,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Health {
     state: AtomicU8,
     why: watch::Sender<Option<Arc<str>>>,
+    broken: watch::Sender<bool>,
     born: Instant,
     deadline: Duration,
     operations: Mutex<Vec<Arc<Operation>>>,
@@ -42,6 +43,7 @@ impl Health {
         Self {
             state: AtomicU8::new(WORKS),
             why: watch::Sender::new(None),
+            broken: watch::Sender::new(false),
             born: Instant::now(),
             deadline,
             operations: Mutex::default(),
@@ -69,6 +71,12 @@ impl Health {
         self.state.load(Ordering::Acquire) == BROKEN
     }
 
+    /// Returns once no further byte may be written.
+    pub(super) async fn broken(&self) {
+        // The sender lives as long as `self`.
+        drop(self.broken.subscribe().wait_for(|broken| *broken).await);
+    }
+
     /// There is no space: closing events still go into the space set aside.
     pub(super) fn is_full(&self) -> bool {
         self.state.load(Ordering::Acquire) == FULL
@@ -87,6 +95,11 @@ impl Health {
 
     fn fail(&self, state: u8, why: String) -> EvidenceError {
         self.state.fetch_max(state, Ordering::AcqRel);
+        self.broken.send_if_modified(|broken| {
+            let first = state == BROKEN && !*broken;
+            *broken |= first;
+            first
+        });
         let why: Arc<str> = why.into();
         let first = self.why.send_if_modified(|current| {
             let first = current.is_none();

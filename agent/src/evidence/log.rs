@@ -67,7 +67,7 @@ impl Log {
             leaves.push(leaf);
             next.edge.push(leaf);
             full.extend(next.tiles.push(leaf));
-            if next.edge.size() % TILE_WIDTH == 0 {
+            if next.edge.size().is_multiple_of(TILE_WIDTH) {
                 self.finish_bundle(&mut next)?;
             }
         }

@@ -1,6 +1,6 @@
 //! Recording bytes of a session and of a principal.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,6 +12,9 @@ use super::health::lock;
 
 /// A principal's bytes are counted over this long; then the count starts again.
 const WINDOW: Duration = Duration::from_hours(24);
+
+/// Ended sessions that are remembered.
+const ENDED: usize = 1024;
 
 /// The limits.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +28,9 @@ pub(super) struct Usage {
     quotas: Quotas,
     sessions: Mutex<HashMap<SessionId, Arc<SessionUsage>>>,
     principals: Mutex<HashMap<String, Arc<PrincipalUsage>>>,
+    /// Sessions that ended lately: a channel that comes too late must not record after the
+    /// session's closing event.
+    ended: Mutex<VecDeque<SessionId>>,
 }
 
 /// One session's recordings.
@@ -48,12 +54,16 @@ impl Usage {
             quotas,
             sessions: Mutex::default(),
             principals: Mutex::default(),
+            ended: Mutex::default(),
         }
     }
 
-    /// The session's count, which is made when it is new.
-    pub(super) fn session(&self, session: SessionId, principal: &str) -> Arc<SessionUsage> {
+    /// The session's count, which is made when it is new; `None` once the session ended.
+    pub(super) fn session(&self, session: SessionId, principal: &str) -> Option<Arc<SessionUsage>> {
         let mut sessions = lock(&self.sessions);
+        if lock(&self.ended).contains(&session) {
+            return None;
+        }
         let usage = sessions.entry(session).or_insert_with(|| {
             Arc::new(SessionUsage {
                 bytes: AtomicU64::new(0),
@@ -63,7 +73,7 @@ impl Usage {
                 quotas: self.quotas,
             })
         });
-        Arc::clone(usage)
+        Some(Arc::clone(usage))
     }
 
     fn principal(&self, key: &str) -> Arc<PrincipalUsage> {
@@ -81,9 +91,13 @@ impl Usage {
 
     /// The session ended, durably.
     pub(super) fn close(&self, session: SessionId) {
-        if let Some(usage) = lock(&self.sessions).remove(&session) {
+        let mut sessions = lock(&self.sessions);
+        if let Some(usage) = sessions.remove(&session) {
             usage.closed.store(true, Ordering::Release);
         }
+        let mut ended = lock(&self.ended);
+        ended.truncate(ENDED - 1);
+        ended.push_front(session);
     }
 }
 

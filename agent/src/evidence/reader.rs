@@ -4,12 +4,12 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use postern_proto::audit::event::RecordingDigest;
-use postern_proto::audit::layout::{StorePath, TILE_WIDTH};
-use postern_proto::audit::tree::HASH_SIZE;
-use postern_proto::audit::verify::StoreReader;
+use postern_proto::audit::layout::StorePath;
+use postern_proto::audit::verify::{StoreReader, read_file};
 use postern_proto::recording::RecordingName;
 
 /// A store in a folder.
@@ -70,29 +70,33 @@ impl FolderStore {
         })
     }
 
-    /// A tile of the tree of `size`, wide enough for it.
+    /// A tile of the tree of `size`.
     pub(super) fn tile(&self, level: u8, index: u64, size: u64) -> Option<Vec<u8>> {
-        let (_, width) = StorePath::tiles(level, size).nth(usize::try_from(index).ok()?)?;
-        let full = StorePath::Tile {
-            level,
-            index,
-            width: TILE_WIDTH as u16,
-        };
-        let exact = StorePath::Tile {
+        let width = StorePath::tile_at(level, index, size)?;
+        let path = StorePath::Tile {
             level,
             index,
             width,
         };
-        let file = match self.file(exact).ok()? {
-            Some(file) => file,
-            // It was partial, and is full by now.
-            None => self.file(full).ok()??,
-        };
-        let mut bytes = Vec::new();
-        file.take(TILE_WIDTH * HASH_SIZE as u64)
-            .read_to_end(&mut bytes)
-            .ok()?;
-        Some(bytes)
+        read_file(self, path).ok()?
+    }
+
+    /// Recordings that nobody wrote to since `time`: what retention may delete.
+    pub fn recordings_before(&self, time: SystemTime) -> io::Result<Vec<RecordingName>> {
+        let mut names = self.recordings()?;
+        let mut fault = None;
+        names.retain(|name| match self.file(StorePath::Recording(*name)) {
+            Ok(Some(file)) => file
+                .metadata()
+                .and_then(|data| data.modified())
+                .is_ok_and(|modified| modified < time),
+            Ok(None) => false,
+            Err(error) => {
+                fault = Some(error);
+                false
+            }
+        });
+        fault.map_or(Ok(names), Err)
     }
 }
 

@@ -69,6 +69,11 @@ struct FileWriter {
     /// Why nothing more may be written.
     refused: Option<EvidenceError>,
     ended: Option<RecordingDigest>,
+}
+
+/// A thread's buffers: an idle recording holds none.
+#[derive(Default)]
+struct Scratch {
     plain: Vec<u8>,
     sealed: Vec<u8>,
 }
@@ -241,10 +246,11 @@ pub(super) struct Recorder {
 impl Recorder {
     /// Runs until the queue is stopped and empty.
     pub(super) fn run(self) {
+        let mut scratch = Scratch::default();
         while let Some(job) = self.queue.next(|| self.auditors.refill()) {
             match job {
                 Job::Begin(begin) => self.begin(*begin),
-                Job::Write(open) => self.write(&open),
+                Job::Write(open) => self.write(&open, &mut scratch),
             }
         }
     }
@@ -289,11 +295,9 @@ impl Recorder {
             length: 0,
             refused: None,
             ended: None,
-            plain: Vec::new(),
-            sealed,
         };
         self.watched
-            .run(|| writer.flush_sealed())
+            .run(|| writer.write(&sealed))
             .map_err(|error| self.health.write_failed("a recording", &error))?;
         metrics::gauge!("postern_recordings_open").increment(1.0);
         Ok(Arc::new(Open {
@@ -313,7 +317,7 @@ impl Recorder {
         }))
     }
 
-    fn write(&self, open: &Arc<Open>) {
+    fn write(&self, open: &Arc<Open>, scratch: &mut Scratch) {
         let (entries, replies, room, closing, close) = {
             let mut pending = lock(&open.pending);
             let close = pending.close && !pending.closed;
@@ -329,7 +333,7 @@ impl Recorder {
         let (result, digest) = {
             let mut writer = lock(&open.writer);
             let at_ms = open.started.elapsed().as_millis() as u64;
-            let result = self.append(open, &mut writer, &entries, close.then_some(at_ms));
+            let result = self.append(open, &mut writer, scratch, &entries, close.then_some(at_ms));
             if close {
                 let digest = writer.digest(open.name, result.is_ok());
                 writer.ended = Some(digest);
@@ -367,16 +371,18 @@ impl Recorder {
         &self,
         open: &Open,
         writer: &mut FileWriter,
+        scratch: &mut Scratch,
         entries: &[(u64, Entry)],
         close: Option<u64>,
     ) -> Result<(), EvidenceError> {
+        scratch.clear();
         if writer.ended.is_some() {
             return Err(EvidenceError::Failed("the recording is closed".into()));
         }
         let mut result = match (&writer.refused, self.health.error()) {
             (_, Some(error)) => return Err(error),
             (Some(error), None) => Err(error.clone()),
-            (None, None) => self.encode(open, writer, entries),
+            (None, None) => self.encode(open, writer, scratch, entries),
         };
         if let (Err(EvidenceError::Quota(limit)), None) = (&result, &writer.refused) {
             writer.refused = result.clone().err();
@@ -384,29 +390,26 @@ impl Recorder {
             let text = format!("the recording quota of {limit} bytes is used up");
             writer
                 .encoder
-                .entry(at_ms, &Entry::Note(text), &mut writer.plain);
+                .entry(at_ms, &Entry::Note(text), &mut scratch.plain);
         }
         if let Some(at_ms) = close {
-            writer.encoder.finish(at_ms, &mut writer.plain);
+            writer.encoder.finish(at_ms, &mut scratch.plain);
             // The end of a recording over its quota is still an end.
             if matches!(result, Err(EvidenceError::Quota(_))) {
                 result = Ok(());
             }
         }
-        if writer.plain.is_empty() && close.is_none() {
+        if scratch.plain.is_empty() && close.is_none() {
             return result;
         }
-        let plain = std::mem::take(&mut writer.plain);
-        let sealed = writer
+        writer
             .sealer
-            .seal(&plain, close.is_some(), &mut writer.sealed);
-        writer.plain = recycle(plain);
-        sealed.map_err(|error| self.health.broke("a recording", &error))?;
-        let bytes = writer.sealed.len() as u64;
+            .seal(&scratch.plain, close.is_some(), &mut scratch.sealed)
+            .map_err(|error| self.health.broke("a recording", &error))?;
         self.watched
-            .run(|| writer.flush_sealed())
+            .run(|| writer.write(&scratch.sealed))
             .map_err(|error| self.health.write_failed("a recording", &error))?;
-        metrics::counter!("postern_recording_bytes_total").increment(bytes);
+        metrics::counter!("postern_recording_bytes_total").increment(scratch.sealed.len() as u64);
         result
     }
 
@@ -414,40 +417,47 @@ impl Recorder {
         &self,
         open: &Open,
         writer: &mut FileWriter,
+        scratch: &mut Scratch,
         entries: &[(u64, Entry)],
     ) -> Result<(), EvidenceError> {
         for (at_ms, entry) in entries {
-            writer.encoder.entry(*at_ms, entry, &mut writer.plain);
+            writer.encoder.entry(*at_ms, entry, &mut scratch.plain);
         }
-        let bytes = writer.plain.len() + OVERHEAD;
+        let bytes = scratch.plain.len() + OVERHEAD;
         open.usage
             .take(bytes as u64)
-            .inspect_err(|_| writer.plain.clear())
+            .inspect_err(|_| scratch.plain.clear())
+    }
+}
+
+impl Scratch {
+    /// Empties them; what one large batch needed is not kept for good.
+    fn clear(&mut self) {
+        const KEPT: usize = 512 * 1024;
+        for buffer in [&mut self.plain, &mut self.sealed] {
+            buffer.clear();
+            buffer.shrink_to(KEPT);
+        }
     }
 }
 
 impl FileWriter {
     /// Writes what was sealed; counts and hashes what really reached the file.
-    fn flush_sealed(&mut self) -> io::Result<()> {
-        let mut done = 0;
-        let result = loop {
-            let left = self.sealed.get(done..).unwrap_or_default();
-            if left.is_empty() {
-                break Ok(());
-            }
-            match (&*self.file).write(left) {
-                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+    fn write(&mut self, mut sealed: &[u8]) -> io::Result<()> {
+        while !sealed.is_empty() {
+            match (&*self.file).write(sealed) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    self.hash.update(left.get(..written).unwrap_or_default());
-                    self.length += written as u64;
-                    done += written;
+                    let (done, left) = sealed.split_at(written.min(sealed.len()));
+                    self.hash.update(done);
+                    self.length += done.len() as u64;
+                    sealed = left;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
+                Err(error) => return Err(error),
             }
-        };
-        self.sealed = recycle(std::mem::take(&mut self.sealed));
-        result
+        }
+        Ok(())
     }
 
     fn digest(&self, name: RecordingName, complete: bool) -> RecordingDigest {
@@ -458,14 +468,4 @@ impl FileWriter {
             complete,
         }
     }
-}
-
-/// Keeps a small buffer for the next entry; an idle recording holds no large one.
-fn recycle(mut buffer: Vec<u8>) -> Vec<u8> {
-    const KEPT: usize = 1024;
-    buffer.clear();
-    if buffer.capacity() > KEPT {
-        return Vec::new();
-    }
-    buffer
 }

@@ -21,6 +21,9 @@ const BATCH: usize = 256;
 /// Digests in one event: more go ahead of it, in events of their own.
 const DIGESTS: usize = 128;
 
+/// Where the answer goes; absent for those who do not wait.
+type Reply = Option<oneshot::Sender<Result<Witness, EvidenceError>>>;
+
 /// What the thread is asked.
 pub(super) enum Order {
     /// Append an event.
@@ -28,7 +31,7 @@ pub(super) enum Order {
         /// The event.
         event: Box<Event>,
         /// Told once it is durable; dropped by those who do not wait.
-        reply: Option<oneshot::Sender<Result<Witness, EvidenceError>>>,
+        reply: Reply,
     },
     /// Finish what was asked before and end.
     Stop,
@@ -49,7 +52,7 @@ pub(super) struct Writer {
 struct Encoded {
     event: Event,
     leaf: Vec<u8>,
-    reply: Option<oneshot::Sender<Result<Witness, EvidenceError>>>,
+    reply: Reply,
 }
 
 impl Writer {
@@ -80,13 +83,7 @@ impl Writer {
         }
     }
 
-    fn batch(
-        &mut self,
-        batch: Vec<(
-            Box<Event>,
-            Option<oneshot::Sender<Result<Witness, EvidenceError>>>,
-        )>,
-    ) {
+    fn batch(&mut self, batch: Vec<(Box<Event>, Reply)>) {
         let mut encoded = Vec::with_capacity(batch.len());
         for (event, reply) in batch {
             if let Err(error) = self.take(*event, &mut encoded) {

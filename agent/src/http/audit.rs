@@ -13,6 +13,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use postern_proto::audit::layout::StorePath;
+use postern_proto::audit::verify::read_file;
 use postern_proto::recording::RecordingName;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -89,15 +90,7 @@ pub(super) async fn log(
     }
     let store = api.core.evidence.reader();
     // Tiles and bundles are bounded: 256 entries of at most 64 KiB.
-    let bytes = blocking(move || {
-        let Some(mut file) = store.file(path)? else {
-            return Ok(None);
-        };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(Some(bytes))
-    })
-    .await?;
+    let bytes = blocking(move || read_file(&store, path)).await?;
     let bytes = bytes.ok_or_else(|| ApiError::not_found("the log has no such file"))?;
     let kind = match path {
         StorePath::Checkpoint => "text/plain; charset=utf-8",

@@ -6,9 +6,9 @@ use std::io::{self, Read as _};
 
 use age::x25519::Identity;
 use postern_proto::audit::event::{Access, Event, Fact};
-use postern_proto::audit::layout::{BUNDLE_LIMIT, CHECKPOINT_LIMIT, StorePath, split_entries};
+use postern_proto::audit::layout::{CHECKPOINT_LIMIT, StorePath, split_entries};
 use postern_proto::audit::ocsf::{self, Decoded, Seal};
-use postern_proto::audit::verify::StoreReader;
+use postern_proto::audit::verify::{StoreReader, read_file};
 use postern_proto::names::SessionId;
 use serde::Serialize;
 
@@ -37,16 +37,7 @@ pub fn walk(
                 format!("entries {} and on are missing", index * 256),
             )
         };
-        let mut bundle = Vec::new();
-        let file = store.open(StorePath::Entries { index, width })?;
-        // A copy may hold the full bundle in place of the partial one.
-        let file = match file {
-            Some(file) => file,
-            None => store
-                .open(StorePath::Entries { index, width: 256 })?
-                .ok_or_else(missing)?,
-        };
-        file.take(BUNDLE_LIMIT).read_to_end(&mut bundle)?;
+        let bundle = read_file(store, StorePath::Entries { index, width })?.ok_or_else(missing)?;
         let (entries, _) = split_entries(&bundle);
         for (offset, leaf) in (0..u64::from(width)).zip(entries) {
             each(entry(

@@ -150,6 +150,12 @@ impl StorePath {
         let hashes = size.checked_shr(8 * u32::from(level)).unwrap_or(0);
         Self::bundles(hashes)
     }
+
+    /// The width of one tile (at level 0: of one bundle too) of a log with `size` entries.
+    pub fn tile_at(level: u8, index: u64, size: u64) -> Option<u16> {
+        let hashes = size.checked_shr(8 * u32::from(level))?;
+        (index < hashes.div_ceil(TILE_WIDTH)).then(|| width_of(hashes, index))
+    }
 }
 
 /// The width of the tile at `index` when its level holds `hashes`.

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::report::{Fault, Outside, Report, Session, SessionState};
-use super::{StoreReader, Trust, read};
+use super::{StoreReader, Trust, read_file};
 use crate::audit::event::{Event, Fact, RecordingDigest};
-use crate::audit::layout::{BUNDLE_LIMIT, CHECKPOINT_LIMIT, StorePath, TILE_WIDTH, split_entries};
+use crate::audit::layout::{StorePath, TILE_WIDTH, split_entries};
 use crate::audit::note::{Checkpoint, LogIdentity};
 use crate::audit::ocsf::{self, Seal};
 use crate::audit::tree::{self, Edge, HASH_SIZE, Hash, TileEdge};
@@ -32,7 +32,7 @@ pub(super) fn check(
     trust: &Trust<'_>,
     report: &mut Report,
 ) -> io::Result<Facts> {
-    let note = read(store, StorePath::Checkpoint, CHECKPOINT_LIMIT)?;
+    let note = read_file(store, StorePath::Checkpoint)?;
     let Some(note) = note else {
         report.faults.push(Fault::NoCheckpoint);
         return Ok(Facts::default());
@@ -124,7 +124,7 @@ impl Walk<'_> {
         for (index, width) in StorePath::bundles(size) {
             let path = StorePath::Entries { index, width };
             let first = index * TILE_WIDTH;
-            let bytes = read(store, path, BUNDLE_LIMIT + 1)?.unwrap_or_default();
+            let bytes = read_file(store, path)?.unwrap_or_default();
             let (entries, taken) = split_entries(&bytes);
             let here = entries.get(..usize::from(width)).unwrap_or(&entries);
             let hashes = tile_hashes(store, index, width)?;
@@ -327,7 +327,7 @@ fn tile_hashes(store: &dyn StoreReader, index: u64, width: u16) -> io::Result<Ve
         index,
         width,
     };
-    let bytes = read(store, path, TILE_WIDTH * HASH_SIZE as u64)?.unwrap_or_default();
+    let bytes = read_file(store, path)?.unwrap_or_default();
     let (hashes, _) = bytes.as_chunks::<HASH_SIZE>();
     Ok(hashes.iter().map(|hash| Hash(*hash)).collect())
 }
@@ -382,7 +382,7 @@ fn expect_tile(
     bytes: &[u8],
     report: &mut Report,
 ) -> io::Result<()> {
-    let found = read(store, path, bytes.len() as u64 + 1)?;
+    let found = read_file(store, path)?;
     if found.as_deref() != Some(bytes) && report.faults.is_empty() {
         let path = path.to_string();
         report.faults.push(Fault::Tile { path });
