@@ -70,6 +70,8 @@ mod tests;
 
 #[cfg(test)]
 mod unit {
+    use age::secrecy::ExposeSecret as _;
+
     use super::*;
 
     #[test]
@@ -83,7 +85,7 @@ mod unit {
                 .map_err(|error| error.message)
         };
         let key = Identity::generate();
-        let secret = age::secrecy::ExposeSecret::expose_secret(&key.to_string()).to_owned();
+        let secret = key.to_string().expose_secret().to_owned();
         assert_eq!(read(&format!("# created: today\n\n{secret}\n")), Ok(1));
         let error = read(&format!("{secret}x\n")).unwrap_err();
         assert!(

@@ -189,7 +189,11 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| broken(&self.agent, path, &error))?;
-        tokio::time::timeout(DEADLINE, self.sender.send_request(request))
+        let answer = async {
+            self.sender.ready().await?;
+            self.sender.send_request(request).await
+        };
+        tokio::time::timeout(DEADLINE, answer)
             .await
             .map_err(|_| broken(&self.agent, path, &"no answer in time"))?
             .map_err(|error| broken(&self.agent, path, &error))

@@ -354,6 +354,7 @@ fn is_about_our_certificate(alert: AlertDescription) -> bool {
     matches!(
         alert,
         Alert::BadCertificate
+            | Alert::DecryptError
             | Alert::UnsupportedCertificate
             | Alert::CertificateRevoked
             | Alert::CertificateExpired

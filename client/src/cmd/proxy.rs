@@ -182,6 +182,9 @@ mod tests {
         assert_eq!(check_port(Some(22), "10.0.0.5:2222"), Ok(()));
         assert_eq!(check_port(Some(2222), "[fd00::5]:2222"), Ok(()));
         let error = check_port(Some(80), "10.0.0.5:22").unwrap_err();
-        insta::assert_snapshot!(format!("{error}\nhint: {}", error.hint.as_deref().unwrap()), @"");
+        insta::assert_snapshot!(format!("{error}\nhint: {}", error.hint.as_deref().unwrap()), @r"
+        SSH of this target is at 10.0.0.5:22, not at port 80
+        hint: leave the port away; for other ports there is `postern forward`
+        ");
     }
 }

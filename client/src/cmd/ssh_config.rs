@@ -160,7 +160,19 @@ mod tests {
             known_hosts: Path::new("/home/a b/known_hosts"),
             authority: "@cert-authority *.postern ssh-ed25519 AAAA",
         });
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r#"
+        # Targets behind agent bastion-1: ssh NAME.postern
+        Host *.postern
+            ProxyCommand postern proxy %r@%h %p
+            User ec2-user
+            UserKnownHostsFile "/home/a b/known_hosts"
+            StrictHostKeyChecking yes
+            PubkeyAuthentication no
+            PasswordAuthentication no
+            KbdInteractiveAuthentication no
+        # The known hosts hold this line:
+        # @cert-authority *.postern ssh-ed25519 AAAA
+        "#);
     }
 
     #[test]

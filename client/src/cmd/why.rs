@@ -166,6 +166,13 @@ mod tests {
             port: None,
             host: None,
         };
-        insta::assert_snapshot!(explanation.lines(&question).join("\n"), @r"");
+        insta::assert_snapshot!(explanation.lines(&question).join("\n"), @r"
+        denied: connect on web-1 as root
+        policies: no-root
+        reason: alice may not be root
+        permit operators: failed user is root
+        allowed users: ec2-user
+        hint: use ec2-user
+        ");
     }
 }

@@ -54,6 +54,9 @@ impl Forward {
                 port,
             });
         }
+        if is_digits(rest) {
+            return Err(wrong("the local port must be from 0 to 65535"));
+        }
         // LOCAL:HOST, or HOST alone; an IPv6 address stands in brackets.
         let (local, host) = match rest.split_once(':') {
             Some((local, host)) if local.is_empty() => (Some(0), host),
@@ -119,9 +122,11 @@ fn is_taken(error: &io::Error) -> bool {
 
 /// Digits alone: `+5` is no port.
 fn number(text: &str) -> Option<u16> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    is_digits(text).then(|| text.parse().ok())?
+}
+
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -117,7 +117,14 @@ mod tests {
             refused(certificate(CertType::User, None), 9, 150),
             refused(odd, 9, 150),
         ];
-        insta::assert_snapshot!(reasons.join("\n"), @"");
+        insta::assert_snapshot!(reasons.join("\n"), @r"
+        the certificate is not from the agent's CA, or not valid now
+        the certificate is not from the agent's CA, or not valid now
+        the certificate is not from the agent's CA, or not valid now
+        the certificate is not for agent `bastion-1`
+        the certificate is not for a host
+        the certificate holds options that this version does not know
+        ");
         let trust = Trust {
             ca: String::new(),
             agent: "bastion-1".to_owned(),

@@ -127,9 +127,14 @@ async fn the_exit_status_is_the_commands() {
     let agent = FakeAgent::start().await;
     let ran = ran(&agent, job("status 7"), b"").await;
     assert_eq!(ran.status.unwrap(), Status::Exited(7));
-    let state = agent.state.lock().unwrap();
-    assert_eq!(state.closes.len(), 1, "the client says goodbye");
-    assert_eq!(state.opens[0].known_size, None);
+    // The agent takes it when it takes it.
+    within(async {
+        while agent.state.lock().unwrap().closes.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(agent.state.lock().unwrap().opens[0].known_size, None);
 }
 
 #[tokio::test]
@@ -331,7 +336,7 @@ async fn a_denial_is_told_with_its_session() {
         .await
         .script([Script::Deny(denied(DenyCode::Policy, None))]);
     let error = refusal(&agent).await;
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"alice may not connect to web-1 as ec2-user (session 00000000050000000000000005)");
     assert_eq!(error.kind, crate::error::Kind::Denied);
 }
 
@@ -365,7 +370,7 @@ async fn no_code_is_given_for_a_request_that_was_not_made() {
         .await
         .script([Script::Deny(denied(DenyCode::StepUp, Some("00")))]);
     let error = refusal(&agent).await;
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"agent `bastion-1` answered another question than was asked: it wants a fresh code for another request");
     assert!(agent.state.lock().unwrap().step_ups.is_empty());
 }
 
@@ -404,7 +409,10 @@ async fn a_log_that_was_rewritten_is_refused_in_the_next_session() {
         Some(2),
         "grant and close were kept"
     );
-    insta::assert_snapshot!(format!("{error}\nhint: {}", error.hint.as_deref().unwrap()), @"");
+    insta::assert_snapshot!(format!("{error}\nhint: {}", error.hint.as_deref().unwrap()), @r"
+        agent `bastion-1` is not to be trusted: the agent's log was rewritten: its first 2 entries are not what they were
+        hint: do not use this agent; tell your auditors, and keep the client's state folder as evidence
+        ");
 }
 
 #[tokio::test]
@@ -544,5 +552,5 @@ async fn a_listener_that_the_target_refuses_is_an_error() {
     let Err(error) = started else {
         panic!("it listens")
     };
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"a listener on the target at port 1 was refused: not allowed, or the port is taken");
 }

@@ -150,7 +150,11 @@ impl FakeAgent {
         let mut names = Vec::new();
         while let Some(path) = files.pop() {
             if path.is_dir() {
-                files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                files.extend(
+                    std::fs::read_dir(&path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
                 continue;
             }
             let inside = path.strip_prefix(folder).unwrap().to_str().unwrap();
@@ -171,7 +175,11 @@ impl FakeAgent {
     /// Answers one HTTP path.
     pub(crate) fn answer(&self, path: &str, status: u16, body: &str) {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        self.state.lock().unwrap().http.insert(path.to_owned(), (status, body));
+        self.state
+            .lock()
+            .unwrap()
+            .http
+            .insert(path.to_owned(), (status, body));
     }
 
     pub(crate) fn pki(&self) -> &Pki {
@@ -290,20 +298,25 @@ async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
 }
 
 async fn serve_http(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
-    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let state = Arc::clone(&state);
-        async move {
-            let path = request.uri().to_string();
-            let body = request.into_body().collect().await.unwrap().to_bytes();
-            let mut state = state.lock().unwrap();
-            state.asked.push((path.clone(), body));
-            let missing = (404, Bytes::from_static(br#"{"error":"the log has no such file"}"#));
-            let (status, body) = state.http.get(&path).cloned().unwrap_or(missing);
-            let response = http::Response::builder().status(status);
-            Ok::<_, std::convert::Infallible>(response.body(Full::new(body)).unwrap())
-        }
-    });
-    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(connection), service);
+    let service =
+        hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let state = Arc::clone(&state);
+            async move {
+                let path = request.uri().to_string();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let mut state = state.lock().unwrap();
+                state.asked.push((path.clone(), body));
+                let missing = (
+                    404,
+                    Bytes::from_static(br#"{"error":"the log has no such file"}"#),
+                );
+                let (status, body) = state.http.get(&path).cloned().unwrap_or(missing);
+                let response = http::Response::builder().status(status);
+                Ok::<_, std::convert::Infallible>(response.body(Full::new(body)).unwrap())
+            }
+        });
+    let served = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(connection), service);
     let _ended = served.await;
 }
 
@@ -354,7 +367,6 @@ async fn run<L: AsyncRead + AsyncWrite + Unpin>(
                 if closed {
                     return;
                 }
-                closed = true;
                 say_close(&mut wire, &state, &granted, CloseReason::Client, None);
                 let _sent = poll_fn(|cx| wire.poll_transmit(cx)).await;
                 return;

@@ -78,10 +78,7 @@ pub(crate) fn write(folder: &Path, auditor: &Identity) {
     put(StorePath::Checkpoint, note.as_bytes());
 }
 
-fn recording(
-    name: RecordingName,
-    seal: &dyn Fn(&[u8]) -> Result<Vec<u8>, String>,
-) -> Vec<u8> {
+fn recording(name: RecordingName, seal: &dyn Fn(&[u8]) -> Result<Vec<u8>, String>) -> Vec<u8> {
     let key = DataKey::new([5; 32]);
     let (mut sealer, mut file) =
         Sealer::start(name, &key, &seal(&key.to_payload()).unwrap()).unwrap();

@@ -51,19 +51,28 @@ async fn a_server_of_another_ca_is_not_the_agent() {
         ca: Pki::new().server_pem,
         ..agent.profile.clone()
     };
-    insta::assert_snapshot!(failure(&agent, &profile).await, @"");
+    insta::assert_snapshot!(failure(&agent, &profile).await, @r"
+        the server at ADDRESS is not agent `bastion-1`: its certificate is not from the pinned CA
+        hint: somebody may stand between you and the agent; if the agent got a new CA, take the profile from its operator again
+        ");
 }
 
 #[tokio::test]
 async fn another_agent_of_the_same_ca_is_not_the_agent() {
     let agent = FakeAgent::named("bastion-2", false).await;
-    insta::assert_snapshot!(failure(&agent, &agent.profile).await, @"");
+    insta::assert_snapshot!(failure(&agent, &agent.profile).await, @r"
+        the server at ADDRESS is not agent `bastion-1`: its certificate is for another name
+        hint: compare `id` and `address` of the agent in the configuration with what its operator gave you
+        ");
 }
 
 #[tokio::test]
 async fn an_expired_agent_says_so() {
     let agent = FakeAgent::named("bastion-1", true).await;
-    insta::assert_snapshot!(failure(&agent, &agent.profile).await, @"");
+    insta::assert_snapshot!(failure(&agent, &agent.profile).await, @r"
+        the certificate of agent `bastion-1` at ADDRESS has expired
+        hint: tell the agent's operator: `postern-agent check` says how to renew it
+        ");
 }
 
 #[tokio::test]
@@ -78,7 +87,10 @@ async fn nobody_there_is_told_with_the_address() {
         address: free.to_string(),
         ..agent.profile.clone()
     };
-    insta::assert_snapshot!(failure(&agent, &profile).await, @"");
+    insta::assert_snapshot!(failure(&agent, &profile).await, @r"
+        agent `bastion-1` at ADDRESS could not be reached: Connection refused (os error 111)
+        hint: check the agent's address in the configuration, your network or VPN, and that the agent runs
+        ");
 }
 
 #[tokio::test]
@@ -101,7 +113,10 @@ async fn a_client_certificate_that_the_agent_refuses_asks_for_a_new_one_and_then
     let GatewayError::Transport(error) = error else {
         panic!("{error}")
     };
-    insta::assert_snapshot!(told(error, &profile.address), @"");
+    insta::assert_snapshot!(told(error, &profile.address), @r"
+        agent `bastion-1` refused the client certificate: DecryptError
+        hint: postern login
+        ");
     assert_eq!(stranger.state.lock().unwrap().certificates, 2);
 }
 
@@ -115,5 +130,5 @@ async fn a_profile_without_a_ca_is_unusable() {
     let Err(error) = Dialer::new(&profile, &agent.pki().client()) else {
         panic!("it is usable")
     };
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"the profile of agent `bastion-1` is unusable: it holds no CA certificate");
 }
