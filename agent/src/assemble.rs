@@ -61,6 +61,13 @@ pub(crate) struct Rules {
     pub(crate) changes: watch::Receiver<u64>,
 }
 
+impl Rules {
+    /// Whether a tunnel to this port would carry SSH past its recording.
+    pub(crate) fn carries_ssh(&self, port: u16) -> bool {
+        port == 22 || (self.is_ssh_port)(port)
+    }
+}
+
 impl fmt::Debug for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Rules")
@@ -136,7 +143,7 @@ pub(crate) struct SshTarget {
     pub(crate) host_key: HostKeySeen,
     /// Serves the client's SSH from the stream; ends with it.
     pub(crate) serve:
-        Box<dyn FnOnce(DuplexStream, Arc<Session>) -> BoxFuture<'static, SshEnd> + Send>,
+        Box<dyn FnOnce(DuplexStream, Arc<Session>) -> BoxFuture<'static, SshEnd> + Send + Sync>,
 }
 
 /// Logs in over a connection to a target.

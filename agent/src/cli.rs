@@ -87,8 +87,7 @@ pub fn main(hooks: &Hooks) -> ExitCode {
     match execute(cli.command, hooks) {
         Ok(code) => code,
         Err(error) => {
-            // `hint:` lines come with the innermost message.
-            let _ = writeln!(std::io::stderr(), "postern-agent: {error:#}");
+            let _ = writeln!(std::io::stderr(), "postern-agent: {}", told(&error));
             ExitCode::FAILURE
         }
     }
@@ -129,6 +128,27 @@ fn execute(command: Command, hooks: &Hooks) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The error with its causes, each told once, and what to do about it last.
+fn told(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    let mut hints = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let (what, hint) = match cause.split_once("\nhint: ") {
+            Some((what, hint)) => (what, Some(hint)),
+            None => (cause.as_str(), None),
+        };
+        if !message.contains(what) {
+            let colon = if message.is_empty() { "" } else { ": " };
+            message.push_str(&format!("{colon}{what}"));
+        }
+        if let Some(hint) = hint {
+            hints.push_str(&format!("\nhint: {hint}"));
+        }
+    }
+    message + &hints
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -280,12 +280,6 @@ impl End {
         }
     }
 
-    /// Whether the client means the whole session, not this pipe alone.
-    pub(crate) fn ends_session(&self) -> bool {
-        matches!(self, Self::Client(close) if close.reason == CloseReason::Client)
-            || matches!(self, Self::Ordered(_) | Self::Ssh)
-    }
-
     /// What the peer is told; the pipe fills in the offsets.
     pub(crate) fn close(&self, evidence: Option<Witness>) -> Close {
         Close {

@@ -166,6 +166,27 @@ impl Evidence {
         Ok(())
     }
 
+    /// The proof of the same event under the newest checkpoint.
+    pub async fn renew(&self, witness: &Witness) -> Result<Witness, EvidenceError> {
+        let store = self.reader();
+        let note = self.checkpoint();
+        let (leaf, leaf_hash) = (witness.leaf, witness.leaf_hash.clone());
+        let work = move || -> Option<Witness> {
+            let size = note.lines().nth(1)?.parse().ok()?;
+            let tiles = |level: u8, index: u64| store.tile(level, index, size);
+            let proof = tree::prove_leaf(&tiles, size, leaf).ok()?;
+            Some(Witness {
+                checkpoint: note,
+                leaf,
+                leaf_hash,
+                proof: proof.iter().map(|hash| hex::encode(hash.0)).collect(),
+                consistency: Vec::new(),
+            })
+        };
+        let renewed = tokio::task::spawn_blocking(work).await.ok().flatten();
+        renewed.ok_or_else(|| EvidenceError::Failed("the log's tiles cannot be read".into()))
+    }
+
     /// Whether a new session may start: the store works and space is above the floor.
     pub fn admit(&self) -> Result<(), EvidenceError> {
         if let Some(error) = self.shared.health.error() {

@@ -22,6 +22,7 @@ mod lines;
 mod proof;
 mod refusal;
 mod region;
+mod slots;
 mod sts;
 #[cfg(test)]
 pub(crate) mod testing;

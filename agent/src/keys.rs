@@ -71,8 +71,8 @@ pub struct Keys {
     pub ssh_host_ca: Arc<SshHostCa>,
     /// The agent's SSH host key.
     pub ssh_host_key: Arc<PrivateKey>,
-    /// Signs checkpoints.
-    pub log_signer: signed_note::StandardSigner,
+    /// Signs checkpoints: the C2SP secret key.
+    pub log_key: SecretText,
     /// The log's verifier key, as clients configure it.
     pub log_verifier_key: String,
 }
@@ -171,7 +171,7 @@ impl Keys {
         let host_key = ssh(name::SSH_HOST_KEY)?;
         let log = folder.private(name::LOG_KEY)?;
         let log_fault = |source| folder.fault(name::LOG_KEY, source);
-        let log_signer = ca::log::signer(log.text(), &config.id).map_err(log_fault)?;
+        ca::log::signer(log.text(), &config.id).map_err(log_fault)?;
         let log_verifier_key = ca::log::verifier_key(log.text()).map_err(log_fault)?;
 
         let certified = |chain: &CertificateDer<'_>| public_key_of(chain).unwrap_or_default();
@@ -201,15 +201,20 @@ impl Keys {
                 SshHostCa::new(host_ca).map_err(|e| folder.fault(name::SSH_HOST_CA, e))?,
             ),
             ssh_host_key: Arc::new(host_key),
-            log_signer,
+            log_key: log,
             log_verifier_key,
         })
     }
 
-    /// A fresh certificate of the agent's SSH host key for `*.postern`.
-    pub fn ssh_host_certificate(&self, agent: &str, now: i64) -> Result<Certificate, CaError> {
+    /// A fresh certificate of the agent's SSH host key for `*.postern` and each `NAME.postern`.
+    pub fn ssh_host_certificate(
+        &self,
+        agent: &str,
+        names: &[&str],
+        now: i64,
+    ) -> Result<Certificate, CaError> {
         self.ssh_host_ca
-            .certify(self.ssh_host_key.public_key(), agent, now)
+            .certify(self.ssh_host_key.public_key(), agent, names, now)
     }
 }
 

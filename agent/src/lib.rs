@@ -29,6 +29,7 @@ pub mod keys;
 mod limits;
 mod pipe;
 pub mod policy;
+pub mod run;
 mod server;
 pub mod session;
 mod shell;

@@ -10,9 +10,15 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
+use crate::pipe::{Budget, Share};
+
 /// Denials of one principal that become events at once, and how long one more takes.
 const DENIAL_BURST: f64 = 30.0;
 const DENIAL_REFILL: Duration = Duration::from_secs(2);
+
+/// Bytes kept for peers that have not acknowledged them: of all pipes, and of one principal's.
+const KEPT: usize = 1024 * 1024 * 1024;
+const KEPT_OF_PRINCIPAL: usize = 256 * 1024 * 1024;
 
 /// The ceilings.
 #[derive(Debug, Clone)]
@@ -46,6 +52,7 @@ pub(crate) enum LimitReached {
 pub(crate) struct Limits {
     ceilings: Arc<Ceilings>,
     counts: Arc<Mutex<Counts>>,
+    kept: Share,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +71,7 @@ struct Principal {
     sessions: usize,
     denials: f64,
     refilled: Instant,
+    kept: Share,
 }
 
 impl Limits {
@@ -71,6 +79,7 @@ impl Limits {
         Self {
             ceilings: Arc::new(ceilings),
             counts: Arc::default(),
+            kept: Share::new(KEPT),
         }
     }
 
@@ -106,6 +115,12 @@ impl Limits {
         }
         entry.sessions += 1;
         Ok(SessionPlace(self.clone(), principal.to_owned()))
+    }
+
+    /// What a pipe of `principal` may keep for a peer that has not acknowledged it.
+    pub(crate) fn kept(&self, principal: &str) -> Budget {
+        let principal = self.counts().principal(principal).kept.clone();
+        Budget::new(self.kept.clone(), principal)
     }
 
     /// Whether one more denial of `principal` is worth an event, so that nobody fills the log by
@@ -154,6 +169,7 @@ impl Counts {
                 sessions: 0,
                 denials: DENIAL_BURST,
                 refilled: Instant::now(),
+                kept: Share::new(KEPT_OF_PRINCIPAL),
             })
     }
 }

@@ -10,6 +10,7 @@
 //! byte stream: the target's socket, or the duplex that the SSH server reads. Who may do what is
 //! none of this module's business.
 
+mod budget;
 mod buffers;
 mod driver;
 mod opening;
@@ -17,6 +18,7 @@ mod relay;
 mod scan;
 mod timer;
 
+pub(crate) use budget::{Budget, Share};
 pub(crate) use buffers::{READ, give, take};
 pub(crate) use driver::{Driver, PipeError};
 pub(crate) use opening::{OpenError, Opening, Patience};

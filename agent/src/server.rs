@@ -88,7 +88,11 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             let (tcp, source) = match accepted {
-                Ok(accepted) => accepted,
+                // One form of an address everywhere: policies compare it.
+                Ok((tcp, source)) => (
+                    tcp,
+                    SocketAddr::new(source.ip().to_canonical(), source.port()),
+                ),
                 Err(error) => {
                     tracing::warn!(%error, "accept");
                     if is_exhausted(&error) {

@@ -248,6 +248,8 @@ impl Session {
     pub(crate) fn add_bytes(&self, up: u64, down: u64) {
         self.up.fetch_add(up, Ordering::Relaxed);
         self.down.fetch_add(down, Ordering::Relaxed);
+        metrics::counter!("postern_bytes_total", "direction" => "up").increment(up);
+        metrics::counter!("postern_bytes_total", "direction" => "down").increment(down);
     }
 
     /// Bytes relayed so far: from and to the client.
@@ -280,7 +282,7 @@ impl Session {
             Channel::AgentForward => (Action::ForwardAgent, None, None),
         };
         if let (Action::Tunnel, Some(port)) = (action, port)
-            && (self.rules.is_ssh_port)(port)
+            && self.rules.carries_ssh(port)
         {
             return Err(Denial {
                 policies: vec![],

@@ -140,7 +140,7 @@ fn rules(verify: Arc<Verify>, decide: Arc<Decider>, changes: &watch::Sender<u64>
             }),
         }),
         target: Arc::new(|id| Some(target(id.as_str()))),
-        is_ssh_port: Arc::new(|port| port == 22 || port == 2222),
+        is_ssh_port: Arc::new(|port| port == 2222),
         list: Arc::new(|_| vec![target("web-1")]),
         inventory_trouble: Arc::new(|| None),
         explain: Arc::new(|request| Explanation {
@@ -229,6 +229,8 @@ pub(crate) struct Agent {
     /// Where targets live: what the dialler connects to.
     pub(crate) target: Arc<Mutex<SocketAddr>>,
     pub(crate) approvals: Arc<Mutex<Vec<[u8; 32]>>>,
+    /// While true, dialling waits.
+    pub(crate) hold: watch::Sender<bool>,
     /// Key of a principal whose certificates count no more.
     pub(crate) barred: Arc<Mutex<Option<String>>>,
     changes: watch::Sender<u64>,
@@ -399,12 +401,16 @@ impl Agent {
             })
         };
         let rules = rules(verify, decide, &changes);
+        let hold = watch::Sender::new(false);
         let doors = Doors {
             dial: {
                 let dialled = dialled.clone();
+                let held = hold.subscribe();
                 Arc::new(move |_, _, _| {
                     let address = *dialled.lock().unwrap();
+                    let mut held = held.clone();
                     async move {
+                        held.wait_for(|held| !held).await.unwrap();
                         let stream = TcpStream::connect(address).await;
                         stream
                             .map(|stream| Dialled { stream, address })
@@ -487,6 +493,7 @@ impl Agent {
             target: dialled,
             approvals,
             barred,
+            hold,
             changes,
             shutdown,
             serving,

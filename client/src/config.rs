@@ -376,3 +376,6 @@ fn agent_id(place: &str, text: &str) -> Result<AgentId, ConfigError> {
         problem: format!("{error}"),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -189,11 +189,12 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| broken(&self.agent, path, &error))?;
-        let answer = async {
+        let answered = async {
+            // The one before may have been read to its end a moment ago.
             self.sender.ready().await?;
             self.sender.send_request(request).await
         };
-        tokio::time::timeout(DEADLINE, answer)
+        tokio::time::timeout(DEADLINE, answered)
             .await
             .map_err(|_| broken(&self.agent, path, &"no answer in time"))?
             .map_err(|error| broken(&self.agent, path, &error))

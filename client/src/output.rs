@@ -46,18 +46,9 @@ impl Printer {
         }
     }
 
-    /// A line of the answer, to stdout. Text from outside may be in it.
+    /// One line of the answer, to stdout. Text from outside may be in it: it cannot add a line.
     pub fn answer(&self, text: impl AsRef<str>) -> Result<(), Error> {
-        let text = text.as_ref();
-        let mut lines = String::with_capacity(text.len() + 1);
-        for line in text.lines() {
-            lines.push_str(&neutral(line));
-            lines.push('\n');
-        }
-        if text.is_empty() {
-            lines.push('\n');
-        }
-        write_stdout(lines.as_bytes())
+        write_stdout(format!("{}\n", neutral(text.as_ref())).as_bytes())
     }
 
     /// The answer as one JSON document on one line, to stdout.

@@ -42,7 +42,7 @@ async fn a_wrong_code_and_a_used_code_are_refused() {
     let lab = lab().await;
     postern_as(&lab, "bob", &["login", "--mfa-code", "000000"])
         .await
-        .status(4)
+        .status(1)
         .says(&["hint:"]);
     let code = lab.aws.unused_code("bob").unwrap();
     postern_as(&lab, "bob", &["login", "--mfa-code", &code])
@@ -51,7 +51,7 @@ async fn a_wrong_code_and_a_used_code_are_refused() {
     postern_as(&lab, "bob", &["logout"]).await.status(0);
     postern_as(&lab, "bob", &["login", "--mfa-code", &code])
         .await
-        .status(4)
+        .status(1)
         .says(&["hint:"]);
     lab.stop().await.unwrap();
 }

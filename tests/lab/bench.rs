@@ -16,8 +16,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Child;
 
 use self::bulk::Bulk;
 use self::delay::DelayRelay;
@@ -26,9 +24,8 @@ use self::measure::{Measured, Plan};
 use self::report::Report;
 use self::rival::OpenSsh;
 use crate::console;
+use crate::forward::Forward;
 use crate::stack::Lab;
-
-const START: Duration = Duration::from_secs(30);
 
 /// `lab bench` options.
 #[derive(Debug, Clone, Parser)]
@@ -95,11 +92,11 @@ async fn tunnels(
 ) -> Result<()> {
     let own = PosternForward::start(lab, service.address.port(), delay).await?;
     let agent = lab.agent.pid().context("the agent is not running")?;
-    let pids = vec![agent, own.pid()?];
+    let pids = vec![agent, own.forward.pid()?];
     measure::path(
         &Measured {
             name: "postern",
-            local: own.local,
+            local: own.forward.local,
             pids,
             delay,
         },
@@ -187,11 +184,11 @@ async fn idle(lab: &Lab, service: &Bulk, count: usize, report: &mut Report) -> R
     let agent = lab.agent.pid().context("the agent is not running")?;
     let forward = PosternForward::start(lab, service.address.port(), Duration::ZERO).await?;
     // One transfer each way first: what bulk leaves behind counts too.
-    bulk::download(forward.local, 64 << 20).await?;
+    bulk::download(forward.forward.local, 64 << 20).await?;
     let before = cost::private_memory(agent)?;
     let mut streams = Vec::with_capacity(count);
     for _ in 0..count {
-        streams.push(bulk::idle(forward.local).await?);
+        streams.push(bulk::idle(forward.forward.local).await?);
     }
     let each = |after: u64| (after.saturating_sub(before)) as f64 / count as f64;
     report.add(
@@ -231,8 +228,7 @@ async fn login(lab: &Lab) -> Result<()> {
 
 /// A running `postern forward` to the service, through a delayed path.
 struct PosternForward {
-    local: SocketAddr,
-    child: Child,
+    forward: Forward,
     _relay: DelayRelay,
 }
 
@@ -240,29 +236,11 @@ impl PosternForward {
     async fn start(lab: &Lab, port: u16, delay: Duration) -> Result<Self> {
         let relay = DelayRelay::start(lab.agent.address, delay).await?;
         let mut command = lab.postern("alice");
-        command
-            .args(["--json", "forward", "db-1", &format!("0:{port}")])
-            .env("POSTERN_AGENT", relay.address.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot start postern")?;
-        let stdout = child.stdout.take().context("postern's stdout")?;
-        let mut lines = BufReader::new(stdout).lines();
-        let line = tokio::time::timeout(START, lines.next_line())
-            .await
-            .context("no listener")??;
-        let line = line.context("postern forward ended")?;
-        let facts: serde_json::Value = serde_json::from_str(&line)?;
-        let port = facts.get("port").and_then(serde_json::Value::as_u64);
-        let port = u16::try_from(port.with_context(|| format!("no port in {line}"))?)?;
+        command.env("POSTERN_AGENT", relay.address.to_string());
+        let forward = Forward::start(command, "db-1", &format!("0:{port}")).await?;
         Ok(Self {
-            local: SocketAddr::from(([127, 0, 0, 1], port)),
-            child,
+            forward,
             _relay: relay,
         })
-    }
-
-    fn pid(&self) -> Result<u32> {
-        self.child.id().context("postern forward ended")
     }
 }

@@ -7,6 +7,7 @@ use std::process::{ExitCode, ExitStatus};
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use lab::account::PEOPLE;
+use lab::programs::Programs;
 use lab::stack::{Lab, Options};
 use lab::{bench, console, serve, totp, tour};
 
@@ -63,6 +64,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         _ => None,
     };
+    Programs::build()?;
     let lab = Lab::start(Options::default()).await?;
     if let Some(bench) = bench {
         bench::run(&lab, &bench).await?;

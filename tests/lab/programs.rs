@@ -19,11 +19,17 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds `postern` and `postern-agent` when cargo started us, and finds them beside us.
-    pub fn find() -> Result<Self> {
-        if let Some(cargo) = std::env::var_os("CARGO") {
-            build(&cargo.into())?;
+    /// Builds `postern` and `postern-agent` when cargo started us: `cargo lab` builds the lab
+    /// alone. Tests do without: `tests/run` has built them.
+    pub fn build() -> Result<()> {
+        match std::env::var_os("CARGO") {
+            Some(cargo) => build(&cargo.into()),
+            None => Ok(()),
         }
+    }
+
+    /// Finds them beside us.
+    pub fn find() -> Result<Self> {
         let own = std::env::current_exe().context("cannot tell where this program is")?;
         // A test binary lies in `deps` below the folder of the programs.
         let folder = own

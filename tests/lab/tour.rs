@@ -4,11 +4,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::console;
+use crate::forward::Forward;
 use crate::stack::{DATABASE_PORT, Lab};
 use crate::targets::Flavor;
 
@@ -92,41 +93,18 @@ async fn finish(command: &mut Command) -> Result<Option<i32>> {
 
 /// Forwards the database's port and asks it something.
 async fn query(lab: &Lab) -> Result<()> {
-    let forwarded = format!("0:{DATABASE_PORT}");
-    let arguments = ["--json", "forward", "db-1", &forwarded];
-    show("alice", &["forward", "db-1", &forwarded]);
-    let mut forward = lab
-        .postern("alice")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start postern")?;
-    let mut lines = BufReader::new(forward.stdout.take().context("postern's stdout")?).lines();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line())
-        .await
-        .context("`postern forward` does not say where it listens")??
-        .context("`postern forward` ended before it listened")?;
-    let listening: serde_json::Value = serde_json::from_str(&line)?;
-    let port = listening
-        .get("port")
-        .and_then(serde_json::Value::as_u64)
-        .with_context(|| format!("`postern forward --json` names no port: {line}"))?;
-    console::answer(&format!("127.0.0.1:{port} -> db-1:{DATABASE_PORT}"));
+    let port = format!("0:{DATABASE_PORT}");
+    show("alice", &["forward", "db-1", &port]);
+    let forward = Forward::start(lab.postern("alice"), "db-1", &port).await?;
+    console::answer(&format!("{} -> db-1:{DATABASE_PORT}", forward.local));
     match lab.database.as_ref().map(|database| database.flavor) {
-        Some(Flavor::Genuine) => psql(lab, port).await?,
-        _ => echo(u16::try_from(port)?).await?,
+        Some(Flavor::Genuine) => psql(lab, forward.local.port()).await?,
+        _ => echo(forward.local.port()).await?,
     }
-    interrupt(&forward)?;
-    let ended = tokio::time::timeout(PATIENCE, forward.wait()).await??;
-    ensure!(
-        ended.success(),
-        "`postern forward` ended with {ended} after Ctrl-C"
-    );
-    Ok(())
+    forward.interrupt().await
 }
 
-async fn psql(lab: &Lab, port: u64) -> Result<()> {
+async fn psql(lab: &Lab, port: u16) -> Result<()> {
     let port = port.to_string();
     let sql = "select version()";
     console::typed(&format!(
@@ -145,7 +123,6 @@ async fn psql(lab: &Lab, port: u64) -> Result<()> {
             "-c",
             sql,
         ])
-        .env("PGPASSFILE", "/dev/null")
         .stdin(Stdio::null());
     ensure!(finish(&mut command).await? == Some(0), "the query failed");
     Ok(())
@@ -162,15 +139,5 @@ async fn echo(port: u16) -> Result<()> {
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await??;
     ensure!(answer == "hello\n", "the echo answered {answer:?}");
     console::answer(answer.trim_end());
-    Ok(())
-}
-
-/// Ctrl-C.
-fn interrupt(child: &tokio::process::Child) -> Result<()> {
-    let id = child.id().and_then(|id| i32::try_from(id).ok());
-    let pid = id
-        .and_then(rustix::process::Pid::from_raw)
-        .context("it is gone already")?;
-    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
     Ok(())
 }

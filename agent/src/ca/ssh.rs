@@ -112,11 +112,13 @@ impl SshHostCa {
         self.0.public_key()
     }
 
-    /// Certifies the agent's host key for `*.postern`.
+    /// Certifies the agent's host key for `*.postern`, which our own client looks for, and for each
+    /// `NAME.postern` of `names`: OpenSSH compares host names literally.
     pub fn certify(
         &self,
         host_key: &PublicKey,
         agent: &str,
+        names: &[&str],
         now: i64,
     ) -> Result<Certificate, CaError> {
         let mut builder = builder(host_key, now, HOST_LIFETIME)?;
@@ -124,6 +126,10 @@ impl SshHostCa {
         builder.serial(u64::from_be_bytes(super::random()?))?;
         builder.key_id(agent)?;
         builder.valid_principal(HOST_PATTERN)?;
+        for name in names {
+            // OpenSSH compares in lower case.
+            builder.valid_principal(format!("{}.postern", name.to_lowercase()))?;
+        }
         Ok(builder.sign(&*self.0)?)
     }
 }
@@ -258,9 +264,14 @@ mod tests {
     fn the_host_certificate_is_for_names_under_postern_alone() {
         let ca = SshHostCa::new(generate("host CA").unwrap()).unwrap();
         let host = generate("host").unwrap();
-        let certificate = ca.certify(host.public_key(), "bastion-1", NOW).unwrap();
+        let certificate = ca
+            .certify(host.public_key(), "bastion-1", &["Web-1"], NOW)
+            .unwrap();
         assert_eq!(certificate.cert_type(), CertType::Host);
-        assert_eq!(certificate.valid_principals(), [HOST_PATTERN]);
+        assert_eq!(
+            certificate.valid_principals(),
+            [HOST_PATTERN, "web-1.postern"]
+        );
         assert!(certificate.critical_options().is_empty());
     }
 
@@ -270,7 +281,7 @@ mod tests {
         let (ca, user) = certify(Some("10.0.0.5"), &[SshExtension::Pty]);
         let host_ca = SshHostCa::new(generate("host CA").unwrap()).unwrap();
         let host = host_ca
-            .certify(generate("").unwrap().public_key(), "bastion-1", NOW)
+            .certify(generate("").unwrap().public_key(), "bastion-1", &[], NOW)
             .unwrap();
         let shown = ssh_keygen(&user);
         for part in [

@@ -73,7 +73,7 @@ fn init_makes_separate_keys_that_the_agent_loads() {
     assert_eq!(mode(&folder.path().join("offline/server-ca.key")), 0o600);
     assert!(!folder.path().join("keys/server-ca.key").exists());
     assert!(
-        keys.ssh_host_certificate("bastion-1", 1_790_000_000)
+        keys.ssh_host_certificate("bastion-1", &[], 1_790_000_000)
             .is_ok()
     );
     assert!(answer.text().contains("[[agent]]\nid = \"bastion-1\""));
@@ -300,6 +300,24 @@ async fn check_of_a_broken_file_says_where() {
             .message
             .contains("agent.toml:15: there is no setting `policies`")
     );
+}
+
+#[test]
+fn an_error_tells_each_cause_once_and_the_hint_last() {
+    let missing = Config::load(Path::new("/nonexistent/agent.toml")).unwrap_err();
+    insta::assert_snapshot!(told(&missing.into()), @r"
+    cannot read /nonexistent/agent.toml: No such file or directory (os error 2)
+    hint: `postern-agent init` makes one, `--config` names another
+    ");
+    let folder = tempfile::tempdir().unwrap();
+    let mut bad = arguments(folder.path(), &["--recipient", FIRST]);
+    bad.region = "Ireland".to_owned();
+    let shown = told(&init::init(&bad).unwrap_err());
+    let shown = shown.replace(&folder.path().display().to_string(), "/etc/postern");
+    insta::assert_snapshot!(shown, @r"
+    these settings cannot work: /etc/postern/agent.toml: `sts.region` has `Ireland`, which is no AWS region
+    hint: write it like `eu-west-1`
+    ");
 }
 
 #[test]

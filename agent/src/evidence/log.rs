@@ -120,19 +120,20 @@ impl Log {
             .create(true)
             .truncate(false)
             .open(&growing)?;
-        let new = next.bundle.get(next.written..).unwrap_or_default();
-        file.write_all_at(new, next.written as u64)?;
-        file.sync_data()?;
-        next.written = next.bundle.len();
+        // The name first: one flush then makes both durable. No checkpoint needs it yet.
         let named = self.path(StorePath::Entries { index, width });
         match std::fs::remove_file(&named) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         std::fs::hard_link(&growing, &named)?;
+        let new = next.bundle.get(next.written..).unwrap_or_default();
+        file.write_all_at(new, next.written as u64)?;
+        file.sync_data()?;
         if let Some(folder) = named.parent() {
             disk::sync_folder(folder)?;
         }
+        next.written = next.bundle.len();
         next.partial.push(named);
         Ok(())
     }
@@ -144,7 +145,7 @@ impl Log {
                 index: tile.index,
                 width: TILE_WIDTH as u16,
             });
-            disk::put(&path, &tile.bytes)?;
+            disk::put_new(&path, &tile.bytes)?;
         }
         let mut partial = Vec::new();
         for (level, index, bytes) in next.tiles.partial() {
@@ -154,9 +155,9 @@ impl Log {
                 index,
                 width,
             });
-            // A tile of this width was written for an earlier checkpoint.
+            // The last checkpoint's own tiles are never written again.
             if !self.state.partial.contains(&path) {
-                disk::put(&path, bytes)?;
+                disk::put_new(&path, bytes)?;
             }
             partial.push(path);
         }

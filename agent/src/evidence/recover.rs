@@ -181,6 +181,18 @@ impl Replay {
         for (level, index, bytes) in self.state.tiles.partial() {
             let width = (bytes.len() / tree::HASH_SIZE) as u16;
             expect_tile(folder, level, index, width, bytes)?;
+            let path = StorePath::Tile {
+                level,
+                index,
+                width,
+            };
+            self.state.partial.push(folder.join(path.to_string()));
+        }
+        if let Some((index, width)) = StorePath::bundles(checkpoint.size).last()
+            && u64::from(width) < TILE_WIDTH
+        {
+            let path = StorePath::Entries { index, width };
+            self.state.partial.push(folder.join(path.to_string()));
         }
         if self.state.edge.root() != checkpoint.root {
             return Err(LogError::Root {

@@ -1,20 +1,21 @@
 //! One enrolment, from the challenge to the outcome.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::audit::event::{Actor, Event, Fact};
-use postern_proto::enroll::{Binding, Challenge, MESSAGE_LIMIT, Outcome};
+use postern_proto::enroll::{Binding, Challenge, EXPORTER, MESSAGE_LIMIT, Outcome};
 use postern_proto::names::{AgentId, Assurance, Principal, SessionId};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
+use tokio_rustls::server::TlsStream;
 
 use super::approvals::{Approval, Approvals};
 use super::attestation::AttestationState;
 use super::proof::{CheckedProof, CheckedStepUp};
+use super::slots::Slots;
 use super::sts::{StsClient, StsFault};
 use super::{Record, Refusal, caller, lines};
 use crate::ca;
@@ -126,9 +127,23 @@ impl Enroller {
         }
     }
 
-    /// Serves one connection of ALPN `postern-enroll/1`, from challenge to close. `exporter` is
-    /// 32 bytes of the TLS exporter [`postern_proto::enroll::EXPORTER`]. Every wait inside has a
-    /// deadline.
+    /// Serves one connection of ALPN `postern-enroll/1`, from challenge to close.
+    pub async fn serve_tls<IO>(&self, stream: TlsStream<IO>, source: SocketAddr) -> EnrollEnd
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let exported = stream
+            .get_ref()
+            .1
+            .export_keying_material([0; 32], EXPORTER, None);
+        match exported {
+            Ok(exporter) => self.serve(stream, &exporter, source).await,
+            Err(error) => EnrollEnd::Broken(std::io::Error::other(error)),
+        }
+    }
+
+    /// The same for any stream, with the 32 bytes of its TLS exporter
+    /// [`postern_proto::enroll::EXPORTER`]. Every wait inside has a deadline.
     pub async fn serve<S>(
         &self,
         mut stream: S,
@@ -448,57 +463,6 @@ fn event(
 
 fn now() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()
-}
-
-/// Enrolments that may ask STS at one time, in all and from one address: a login is an
-/// amplifier towards STS.
-struct Slots {
-    most: usize,
-    most_each: usize,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-/// One enrolment that asks STS; gives its place back when dropped.
-struct Slot {
-    address: IpAddr,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-impl Slots {
-    fn new(most: usize, most_each: usize) -> Self {
-        Self {
-            most,
-            most_each,
-            taken: Arc::default(),
-        }
-    }
-
-    fn take(&self, address: IpAddr) -> Option<Slot> {
-        let address = address.to_canonical();
-        let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
-        let all: usize = taken.values().sum();
-        let each = taken.get(&address).copied().unwrap_or(0);
-        if all >= self.most || each >= self.most_each {
-            return None;
-        }
-        taken.insert(address, each + 1);
-        Some(Slot {
-            address,
-            taken: self.taken.clone(),
-        })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(count) = taken.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.address);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

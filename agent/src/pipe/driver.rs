@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::budget::Budget;
 use super::buffers::{self, READ};
 use super::timer::Timer;
 
@@ -52,6 +53,8 @@ pub(crate) struct Driver<S> {
     decoder: Decoder,
     received: BytesMut,
     pipe: Pipe,
+    ceiling: usize,
+    budget: Budget,
     /// The part of the current frame that the stream has not taken.
     output: Bytes,
     unflushed: bool,
@@ -61,12 +64,20 @@ pub(crate) struct Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    pub(super) fn new(stream: S, decoder: Decoder, received: BytesMut, ceiling: usize) -> Self {
+    pub(crate) fn new(
+        stream: S,
+        decoder: Decoder,
+        received: BytesMut,
+        ceiling: usize,
+        budget: Budget,
+    ) -> Self {
         Self {
             stream,
             decoder,
             received,
             pipe: Pipe::new(ceiling),
+            ceiling,
+            budget,
             output: Bytes::new(),
             unflushed: false,
             heard: Instant::now(),
@@ -76,8 +87,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     /// How many bytes may be sent before the peer acknowledges some.
-    pub(super) fn room(&self) -> usize {
-        self.pipe.room()
+    pub(super) fn room(&mut self) -> usize {
+        let room = self.pipe.room();
+        self.budget.room(self.ceiling - room, room)
     }
 
     /// Sends a frame made by [`postern_proto::gateway::frame::data`].

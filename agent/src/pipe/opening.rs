@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::budget::Budget;
 use super::driver::{Driver, PipeError};
 
 /// How much one read takes in before the grant.
@@ -137,12 +138,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Opening<S> {
         timeout(DISCARD_TIME, farewell).await.ok();
     }
 
-    /// Answers yes. The caller has made the grant's event durable. `ceiling` bounds the bytes
-    /// kept for a peer that has not acknowledged them.
+    /// Answers yes. The caller has made the grant's event durable. `ceiling` and `budget` bound
+    /// the bytes kept for a peer that has not acknowledged them.
     pub(crate) async fn grant(
         mut self,
         granted: &Granted,
         ceiling: usize,
+        budget: Budget,
     ) -> Result<Driver<S>, PipeError> {
         let body = serde_json::to_vec(granted).unwrap_or_default();
         let frame = frame::control(FrameKind::Granted, &body)
@@ -155,6 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Opening<S> {
             self.decoder,
             self.received,
             ceiling,
+            budget,
         ))
     }
 

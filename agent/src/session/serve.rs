@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use postern_proto::audit::event::{Access, Actor, Event, EventTarget, Fact};
 use postern_proto::gateway::message::{
-    DenyCode, Granted, GrantedTarget, HexSecret, HostKeySeen, Join, Open, OpenKind, join_proof,
-    open_hash,
+    CloseReason, DenyCode, Granted, GrantedTarget, HexSecret, HostKeySeen, Join, Open, OpenKind,
+    Witness, join_proof, open_hash,
 };
-use postern_proto::names::{Assurance, HostName, LoginUser, SessionId};
+use postern_proto::names::{Assurance, HostName, SessionId};
 use rustls::pki_types::CertificateDer;
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
@@ -20,10 +20,10 @@ use zeroize::Zeroizing;
 use super::{Beginning, Ending, PipeNumber, Session, unix_ms};
 use crate::assemble::{Core, Fresh, Lifetimes, Login, NotFound, SshTarget};
 use crate::end::{End, Refusal};
-use crate::evidence::{Recording, RecordingKind};
+use crate::evidence::{EvidenceError, Recording, RecordingKind};
 use crate::identity::VerifiedPrincipal;
 use crate::inventory::Target;
-use crate::pipe::{OpenError, Opening};
+use crate::pipe::{OpenError, Opening, PipeError};
 use crate::policy::{Action, Decision, Grant, Request};
 use crate::{shell, tunnel};
 
@@ -41,8 +41,24 @@ pub(crate) struct Peer {
 
 /// What a granted pipe is connected to.
 enum Far {
-    Tunnel(TcpStream, Recording),
+    Tunnel(TcpStream),
     Ssh(SshTarget),
+}
+
+impl Far {
+    fn host_key(&self) -> Option<HostKeySeen> {
+        match self {
+            Self::Tunnel(_) => None,
+            Self::Ssh(target) => Some(target.host_key.clone()),
+        }
+    }
+}
+
+/// A target that was dialled and, for `ssh`, lets us in.
+struct Reached {
+    far: Far,
+    /// The address that was checked and dialled.
+    address: SocketAddr,
 }
 
 /// A request that may be answered with yes.
@@ -50,6 +66,8 @@ struct Ready {
     session: Arc<Session>,
     place: PipePlace,
     far: Far,
+    /// Of a tunnel's flow; SSH channels begin their own.
+    recording: Option<Recording>,
     granted: Granted,
 }
 
@@ -77,37 +95,65 @@ where
             return opening.deny(&refusal.denied(id)).await;
         }
     };
-    let ready = match prepare(core, &peer, &open, id).await {
-        Ok(ready) => ready,
-        Err(refusal) => return opening.deny(&refusal.denied(id)).await,
-    };
-    let session = ready.session;
-    match opening.grant(&ready.granted, CEILING).await {
-        Err(error) => {
-            if let Far::Tunnel(_, recording) = &ready.far {
-                close_recording(&session, recording).await;
+    match prepare(core, &peer, &open, id).await {
+        Ok(ready) => ready.run(core, opening).await,
+        Err(refusal) => opening.deny(&refusal.denied(id)).await,
+    }
+}
+
+impl Ready {
+    /// Says yes, relays, and says how it ended.
+    async fn run<S>(self, core: &Core, opening: Opening<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let session = &self.session;
+        let principal = session.grant.request().who.principal();
+        let budget = core.limits.kept(&principal.key());
+        tracing::info!(session = %session.id, pipe = self.granted.pipe, principal = %principal.arn,
+            target = %session.target.name, address = self.granted.target.address, "granted");
+        let (driver, end) = match opening.grant(&self.granted, CEILING, budget).await {
+            Err(error) => (None, End::Pipe(error)),
+            Ok(driver) => {
+                let (driver, end) = match (self.far, &self.recording) {
+                    (Far::Tunnel(stream), Some(recording)) => {
+                        tunnel::run(driver, stream, session, recording).await
+                    }
+                    (Far::Ssh(target), _) => shell::run(driver, target, session).await,
+                    (Far::Tunnel(_), None) => (
+                        driver,
+                        End::Internal("a tunnel without a recording".to_owned()),
+                    ),
+                };
+                (Some(driver), end)
             }
-            ready.place.leave(core, &End::Pipe(error)).await;
+        };
+        if let Some(recording) = &self.recording {
+            close_recording(session, recording).await;
         }
-        Ok(driver) => {
-            let (driver, end) = match ready.far {
-                Far::Tunnel(stream, recording) => {
-                    let ended = tunnel::run(driver, stream, &session, &recording).await;
-                    close_recording(&session, &recording).await;
-                    ended
-                }
-                Far::Ssh(target) => shell::run(driver, target, &session).await,
-            };
-            let answered = matches!(end, End::Client(_));
-            let witness = ready.place.leave(core, &end).await;
-            let close = end.close(witness);
-            match end {
-                // Nobody is there to be told.
-                End::Pipe(crate::pipe::PipeError::Lost(_)) => {}
-                _ => driver.close(close, answered).await,
+        let mut witness = self.place.leave(core, &end).await;
+        if let Some(closing) = &mut witness {
+            let known = log_size(&self.granted.evidence);
+            if core.evidence.prove_growth(closing, known).await.is_err() {
+                // Without its proof the client could only refuse it.
+                witness = None;
+            }
+        }
+        match (driver, &end) {
+            // Nobody is there to be told.
+            (None, _) | (_, End::Pipe(PipeError::Lost(_))) => {}
+            (Some(driver), _) => {
+                let answered = matches!(end, End::Client(_));
+                driver.close(end.close(witness), answered).await;
             }
         }
     }
+}
+
+/// The size of the log that a checkpoint states: its second line (C2SP tlog-checkpoint).
+fn log_size(witness: &Witness) -> u64 {
+    let size = witness.checkpoint.lines().nth(1);
+    size.and_then(|size| size.parse().ok()).unwrap_or(0)
 }
 
 /// Everything before yes. A refusal has been logged.
@@ -174,29 +220,23 @@ impl Attempt<'_> {
     async fn begin(&mut self, target: Arc<Target>) -> Result<Ready, Refusal> {
         let grant = self.decide(&target)?;
         let place = self.core.limits.session(&self.who.principal().key())?;
-        let (stream, address) = self.dial(&target).await?;
-        let (stream, ssh) = self.log_in(&target, stream).await?;
-        let host_key = ssh.as_ref().map(|ssh| ssh.host_key.clone());
-
+        let reached = self.reach(&target).await?;
         let event_target = EventTarget {
             id: target.id.clone(),
             name: target.name.clone(),
-            address: Some(address.to_string()),
+            address: Some(reached.address.to_string()),
         };
         let ends_at = grant.request().now + self.core.lifetimes.grant;
         let granted = Fact::SessionGranted {
             access: access(&self.open.kind),
             policies: grant.policies().to_vec(),
             ends_at: ends_at.unix_timestamp(),
-            host_key: host_key.clone(),
+            host_key: reached.far.host_key(),
             step_up: self.fresh.is_some(),
         };
         // Nothing is granted that is not written down.
         let event = self.event(Some(event_target.clone()), granted);
-        let mut witness = self.core.evidence.append(event).await?;
-        if let Some(known) = self.open.known_size {
-            self.core.evidence.prove_growth(&mut witness, known).await?;
-        }
+        let witness = self.core.evidence.append(event).await?;
         let session = Session::new(Beginning {
             id: self.id,
             grant,
@@ -207,13 +247,13 @@ impl Attempt<'_> {
             ends_at,
             evidence: self.core.evidence.clone(),
             rules: self.core.rules.clone(),
-            witness,
+            witness: witness.clone(),
             secret: random_secret(),
             place: Some(place),
         });
         self.core.sessions.insert(Arc::clone(&session));
         let secret = HexSecret::new(&session.secret);
-        self.ready(session, stream, ssh, address, secret).await
+        self.ready(session, Some(witness), reached, secret).await
     }
 
     /// A further pipe of an open session. Policy decides again, with the new source address;
@@ -255,78 +295,88 @@ impl Attempt<'_> {
             Decision::StepUp { policies } => return Err(self.step_up(policies)),
             Decision::Deny(denial) => return Err(denial.into()),
         }
-        let (stream, address) = self.dial(&target).await?;
-        let (stream, ssh) = self.log_in(&target, stream).await?;
+        let reached = self.reach(&target).await?;
         // The session's own secret never travels again; this one opens nothing.
         let secret = HexSecret::new(&random_secret());
-        self.ready(session, stream, ssh, address, secret).await
+        self.ready(session, None, reached, secret).await
     }
 
+    /// Takes a place in the session and begins the pipe's recording. What fails from here on
+    /// ends the session: it is granted already.
     async fn ready(
         &self,
         session: Arc<Session>,
-        stream: Option<TcpStream>,
-        ssh: Option<SshTarget>,
-        address: SocketAddr,
+        witness: Option<Witness>,
+        reached: Reached,
         secret: HexSecret,
     ) -> Result<Ready, Refusal> {
         let place = PipePlace::take(&session, self.peer.source)?;
-        let host_key = ssh.as_ref().map(|ssh| ssh.host_key.clone());
-        let far = match (stream, ssh) {
-            (_, Some(ssh)) => Far::Ssh(ssh),
-            (Some(stream), None) => {
-                let destination = address.to_string();
-                let recording = session
-                    .begin_recording(RecordingKind::Flow { destination })
-                    .await;
-                match recording {
-                    Ok(recording) => Far::Tunnel(stream, recording),
-                    Err(error) => {
-                        session.end_for(&error);
-                        let ending = session.ending.borrow().clone();
-                        let end = ending.map_or(End::Done, End::Ordered);
-                        place.leave(self.core, &end).await;
-                        return Err(error.into());
-                    }
+        let host_key = reached.far.host_key();
+        let prepared = async {
+            let witness = self.witness(&session, witness).await?;
+            let recording = match &reached.far {
+                Far::Ssh(_) => None,
+                Far::Tunnel(_) => {
+                    let destination = reached.address.to_string();
+                    let kind = RecordingKind::Flow { destination };
+                    Some(session.begin_recording(kind).await?)
                 }
-            }
-            (None, None) => return Err(Refusal::Internal("nothing was dialled".to_owned())),
+            };
+            Ok((witness, recording))
         };
-        let granted = self.granted(&session, place.number, address, host_key, secret);
-        Ok(Ready {
-            session,
-            place,
-            far,
-            granted,
-        })
-    }
-
-    fn granted(
-        &self,
-        session: &Session,
-        pipe: PipeNumber,
-        address: SocketAddr,
-        host_key: Option<HostKeySeen>,
-        secret: HexSecret,
-    ) -> Granted {
-        let is_ssh = host_key.is_some();
-        Granted {
+        let (witness, recording) = match prepared.await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                session.end_for(&error);
+                let ending = session.ending.borrow().clone();
+                let end = ending.map_or(End::Done, End::Ordered);
+                place.leave(self.core, &end).await;
+                return Err(error.into());
+            }
+        };
+        let granted = Granted {
             session: session.id,
-            pipe,
+            pipe: place.number,
             secret,
             ends_at: session.ends_at.unix_timestamp(),
             target: GrantedTarget {
                 id: session.target.id.clone(),
                 name: session.target.name.clone(),
-                address: address.to_string(),
-                host_key,
+                address: reached.address.to_string(),
+                host_key: host_key.clone(),
             },
             policies: session.grant.policies().to_vec(),
             assurance: session.grant.request().assurance,
-            ssh_host_ca: self.core.doors.ssh_host_ca.clone().filter(|_| is_ssh),
+            ssh_host_ca: host_key.and(self.core.doors.ssh_host_ca.clone()),
             recorded: true,
-            evidence: session.witness.clone(),
+            evidence: witness,
+        };
+        Ok(Ready {
+            session,
+            place,
+            far: reached.far,
+            recording,
+            granted,
+        })
+    }
+
+    /// The proof for the client that the session's event is in the log, and that the log still
+    /// begins with what the client knows of it.
+    async fn witness(
+        &self,
+        session: &Session,
+        fresh: Option<Witness>,
+    ) -> Result<Witness, EvidenceError> {
+        let evidence = &self.core.evidence;
+        let mut witness = match fresh {
+            Some(witness) => witness,
+            // The client may know a newer state than that of the session's first pipe.
+            None => evidence.renew(&session.witness).await?,
+        };
+        if let Some(known) = self.open.known_size {
+            evidence.prove_growth(&mut witness, known).await?;
         }
+        Ok(witness)
     }
 
     fn find(&self) -> Result<Arc<Target>, Refusal> {
@@ -348,7 +398,7 @@ impl Attempt<'_> {
             OpenKind::Tunnel { port: 0, .. } => {
                 Err(Refusal::Protocol("there is no port 0".to_owned()))
             }
-            OpenKind::Tunnel { port, .. } if (self.core.rules.is_ssh_port)(*port) => {
+            OpenKind::Tunnel { port, .. } if self.core.rules.carries_ssh(*port) => {
                 Err(Refusal::SshPort(*port))
             }
             _ => Ok(()),
@@ -408,7 +458,8 @@ impl Attempt<'_> {
         }
     }
 
-    async fn dial(&self, target: &Arc<Target>) -> Result<(TcpStream, SocketAddr), Refusal> {
+    /// Dials, and for `ssh` logs in at the target over the connection.
+    async fn reach(&self, target: &Arc<Target>) -> Result<Reached, Refusal> {
         let (host, port): (Option<HostName>, u16) = match &self.open.kind {
             OpenKind::Ssh { .. } => (None, target.ssh_port),
             OpenKind::Tunnel { host, port } => (host.clone(), *port),
@@ -417,26 +468,22 @@ impl Attempt<'_> {
         if let Err(error) = dialled.stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
-        Ok((dialled.stream, dialled.address))
-    }
-
-    /// For `ssh`, logs in at the target over the connection.
-    async fn log_in(
-        &self,
-        target: &Arc<Target>,
-        stream: TcpStream,
-    ) -> Result<(Option<TcpStream>, Option<SshTarget>), Refusal> {
-        let OpenKind::Ssh { user } = &self.open.kind else {
-            return Ok((Some(stream), None));
+        let far = match &self.open.kind {
+            OpenKind::Tunnel { .. } => Far::Tunnel(dialled.stream),
+            OpenKind::Ssh { user } => {
+                let login = Login {
+                    session: self.id,
+                    who: self.who.clone(),
+                    target: Arc::clone(target),
+                    user: user.clone(),
+                };
+                Far::Ssh((self.core.doors.ssh)(dialled.stream, login).await?)
+            }
         };
-        let login = Login {
-            session: self.id,
-            who: self.who.clone(),
-            target: Arc::clone(target),
-            user: LoginUser::clone(user),
-        };
-        let ssh = (self.core.doors.ssh)(stream, login).await?;
-        Ok((None, Some(ssh)))
+        Ok(Reached {
+            far,
+            address: dialled.address,
+        })
     }
 
     fn actor(&self) -> Actor {
@@ -515,11 +562,7 @@ impl PipePlace {
     }
 
     /// The pipe is over. Closes the session when it was the last and nothing may follow it.
-    async fn leave(
-        self,
-        core: &Core,
-        end: &End,
-    ) -> Option<postern_proto::gateway::message::Witness> {
+    async fn leave(self, core: &Core, end: &End) -> Option<Witness> {
         if matches!(end, End::Ssh) {
             // A tunnel that was used for what it must not carry is over as a whole.
             self.session.end(Ending {
@@ -528,7 +571,15 @@ impl PipePlace {
             });
         }
         let last = self.session.state.remove_pipe(self.number);
-        let over = end.ends_session() || self.session.linger(&core.lifetimes).is_zero();
+        let over = match end {
+            End::Ordered(_) | End::Ssh => true,
+            // One connection of a forward given up does not cost the person another code.
+            End::Client(close) if close.reason == CloseReason::Client => {
+                self.session.grant.request().assurance != Assurance::AwsMfaFresh
+            }
+            _ => false,
+        };
+        let over = over || self.session.linger(&core.lifetimes).is_zero();
         if last && over {
             core.sessions.close(&self.session, end).await
         } else {

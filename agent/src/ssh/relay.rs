@@ -13,6 +13,7 @@
 
 mod channels;
 mod end;
+mod opening;
 mod requests;
 mod switch;
 
@@ -157,6 +158,8 @@ struct Lane {
     ended: bool,
     /// Why, when the network says.
     failure: Option<String>,
+    /// The session ends for this, once what came before it has passed.
+    fault: Option<End>,
 }
 
 #[derive(Default)]

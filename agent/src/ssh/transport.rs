@@ -148,6 +148,7 @@ pub(super) struct Transport {
     secured: bool,
     authenticated: bool,
     rekey_bytes: u64,
+    failed: Option<TransportError>,
 }
 
 /// Where a key exchange is.
@@ -218,6 +219,7 @@ impl Transport {
             secured: false,
             authenticated: false,
             rekey_bytes: REKEY_BYTES,
+            failed: None,
         };
         // Identification and offer travel together: no round trip for the first alone.
         transport.start_exchange()?;
@@ -314,8 +316,18 @@ impl Transport {
         self.sealing.seal(&payload, &mut self.output)
     }
 
-    /// The next message for the layers above, when all of it is there.
+    /// The next message for the layers above, when all of it is there. An error is final: it
+    /// comes again.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let next = self.try_next();
+        self.failed = next.as_ref().err().cloned();
+        next
+    }
+
+    fn try_next(&mut self) -> Result<Option<Bytes>, TransportError> {
         if self.peer_identification.is_none() && !self.identify()? {
             return Ok(None);
         }

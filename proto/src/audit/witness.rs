@@ -120,7 +120,7 @@ mod tests {
         let witness = Witness {
             checkpoint: sign_checkpoint(&origin, size, edge.root(), &[&signer]).unwrap(),
             leaf,
-            leaf_hash: hex::encode(leaf_hash(entries[leaf as usize].as_bytes()).0),
+            leaf_hash: hex::encode(leaf_hash(entries.last().unwrap().as_bytes()).0),
             proof: text(prove_leaf(&source, size, leaf).unwrap()),
             consistency: text(prove_growth(&source, size, old.min(size)).unwrap()),
         };

@@ -75,7 +75,7 @@ mod tests {
             "",
             "-",
             "../../etc/passwd-0",
-            &format!("{session}"),
+            &session,
             &format!("{session}-"),
             &format!("{session}-01"),
             &format!("{session}-+1"),

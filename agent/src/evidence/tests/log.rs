@@ -16,16 +16,24 @@ async fn stop(evidence: Evidence) {
     evidence.shutdown().await.unwrap();
 }
 
+/// Appends events together, which is much faster than one after the other.
+async fn fill(evidence: &Evidence, events: impl IntoIterator<Item = Event>) -> Vec<Witness> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for event in events {
+        let evidence = evidence.clone();
+        tasks.spawn(async move { evidence.append(event).await.unwrap() });
+    }
+    tasks.join_all().await
+}
+
 /// A store with `count` sessions, stopped in order.
 async fn store(folder: &Path, count: u64) -> (Settings, Identity) {
     let (settings, identity) = settings(folder);
     let (evidence, startup) = Evidence::open(settings.clone()).unwrap();
     assert!(startup.first);
-    for number in 0..count {
-        evidence.append(granted(number)).await.unwrap();
-        let end = closed(number, CloseReason::Done, vec![]);
-        evidence.append(end).await.unwrap();
-    }
+    fill(&evidence, (0..count).map(granted)).await;
+    let ends = (0..count).map(|number| closed(number, CloseReason::Done, vec![]));
+    fill(&evidence, ends).await;
     stop(evidence).await;
     (settings, identity)
 }
@@ -37,7 +45,8 @@ async fn an_event_is_durable_and_proven_to_the_client_when_append_returns() {
     let (evidence, _) = Evidence::open(settings).unwrap();
     assert_eq!(evidence.vkey(), key(SEED[0]).1);
     let mut known = None;
-    for number in 0..300 {
+    fill(&evidence, (0..230).map(|number| granted(1000 + number))).await;
+    for number in 230..280 {
         let mut witness = evidence.append(granted(number)).await.unwrap();
         assert_eq!(witness.leaf, number + 1);
         if let Some(known) = &known {
@@ -54,7 +63,7 @@ async fn an_event_is_durable_and_proven_to_the_client_when_append_returns() {
         assert_eq!(checkpoint, evidence.checkpoint());
     }
     let report = report(folder.path(), &identity);
-    assert_eq!((report.faults, report.size), (vec![], 301));
+    assert_eq!((report.faults, report.size), (vec![], 281));
 }
 
 #[tokio::test]
@@ -62,16 +71,10 @@ async fn events_that_arrive_together_share_commits_and_all_are_proven() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, identity) = settings(folder.path());
     let (evidence, _) = Evidence::open(settings).unwrap();
-    let mut tasks = tokio::task::JoinSet::new();
-    for number in 0..1500 {
-        let evidence = evidence.clone();
-        tasks.spawn(async move { evidence.append(granted(number)).await });
-    }
-    let witnesses = tasks.join_all().await;
+    let witnesses = fill(&evidence, (0..1500).map(granted)).await;
     let mut leaves = Vec::new();
     let mut checkpoints = std::collections::BTreeSet::new();
     for witness in witnesses {
-        let witness = witness.unwrap();
         witness::check(&log_identity(), &witness, None).unwrap();
         leaves.push(witness.leaf);
         checkpoints.insert(witness.checkpoint);
@@ -118,18 +121,13 @@ async fn whole_entries_after_the_checkpoint_are_kept_and_a_torn_one_is_dropped()
         let (settings, identity) = store(folder.path(), 0).await;
         let (evidence, _) = Evidence::open(settings.clone()).unwrap();
         let mut size = 3;
-        while size < at - 1 {
-            evidence
-                .append(event(
-                    None,
-                    Fact::StepUpApproved {
-                        open_hash: String::new(),
-                    },
-                ))
-                .await
-                .unwrap();
-            size += 1;
-        }
+        let idle = || {
+            let open_hash = String::new();
+            event(None, Fact::StepUpApproved { open_hash })
+        };
+        let missing = (at - 1_u64).saturating_sub(size);
+        fill(&evidence, (0..missing).map(|_| idle())).await;
+        size += missing;
         stop(evidence).await;
         size += 1;
         // As if the agent had died after writing entries and before tiles.

@@ -1,3 +1,5 @@
+use std::sync::Mutex;
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
@@ -16,7 +18,7 @@ use crate::identity::testing::{
     remember, sign,
 };
 
-const EXPORTER: [u8; 32] = [7; 32];
+const EXPORTED: [u8; 32] = [7; 32];
 const SOURCE: &str = "192.0.2.7:5000";
 
 struct Lab {
@@ -67,7 +69,7 @@ impl Lab {
     }
 
     async fn enroll(&self, client: Client) -> (Option<Outcome>, EnrollEnd) {
-        self.connect(client, EXPORTER).await
+        self.connect(client, EXPORTED).await
     }
 
     /// The agent sees `exporter`, whatever the client believes.
@@ -125,7 +127,7 @@ fn client() -> Client {
         token: Some("token-of-alice-session"),
         secret: "secret",
         skew: 0,
-        exporter: EXPORTER,
+        exporter: EXPORTED,
         role: ROLE,
         agent: None,
         nonce: None,
@@ -158,7 +160,7 @@ fn step_up(session: SessionId, open_hash: [u8; 32]) -> Client {
 }
 
 impl Client {
-    async fn run(self, stream: tokio::io::DuplexStream) -> Option<Outcome> {
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) -> Option<Outcome> {
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
         stream.read_line(&mut line).await.unwrap();
@@ -258,6 +260,50 @@ async fn an_mfa_session_gets_a_certificate_that_says_what_aws_attested() {
     assert_eq!(who.actor().aws_request_ids, ["request-1", "request-2"]);
     assert!(matches!(lab.facts().as_slice(), [Fact::Enrolled { .. }]));
     assert!(matches!(end, EnrollEnd::Issued { .. }));
+}
+
+#[tokio::test]
+async fn over_tls_both_sides_bind_the_same_exporter() {
+    use rustls::pki_types::ServerName;
+    let lab = Lab::new(genuine(true)).await;
+    let (chain, key) = lab.bench.server();
+    let trust = lab.enroller.parts.trust.clone();
+    let server = crate::tls::TlsSettings::new(&[chain], &key, trust).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(lab.bench.server_ca.certificate().clone())
+        .unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"postern-enroll/1".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let enrolling = async {
+        let name = ServerName::try_from("bastion-1").unwrap();
+        let stream = connector.connect(name, near).await.unwrap();
+        let exporter = stream
+            .get_ref()
+            .1
+            .export_keying_material([0; 32], EXPORTER, None)
+            .unwrap();
+        let alice = Client {
+            exporter,
+            ..client()
+        };
+        alice.run(stream).await
+    };
+    let serving = async {
+        let accepted = server.accept(far).await.unwrap();
+        assert!(accepted.peer.is_none());
+        lab.enroller
+            .serve_tls(accepted.stream, SOURCE.parse().unwrap())
+            .await
+    };
+    let (outcome, end) = tokio::join!(enrolling, serving);
+    assert!(matches!(outcome, Some(Outcome::Issued { .. })), "{end:?}");
 }
 
 #[tokio::test]
@@ -890,21 +936,6 @@ async fn a_step_up_for_another_open_than_the_signed_one_is_refused() {
     assert_eq!(lab.refused(client).await.0, RefuseCode::Proof);
 }
 
-#[test]
-fn enrolments_at_one_time_are_bounded_in_all_and_for_one_address() {
-    let slots = Slots::new(3, 2);
-    let (one, two): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-    let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
-    let first = slots.take(one).unwrap();
-    let _second = slots.take(mapped).unwrap();
-    assert!(slots.take(one).is_none());
-    let _third = slots.take(two).unwrap();
-    assert!(slots.take(two).is_none());
-    drop(first);
-    assert!(slots.take(one).is_some());
-    assert_eq!(slots.taken.lock().unwrap().values().sum::<usize>(), 2);
-}
-
 #[tokio::test]
 async fn a_client_that_sends_no_proof_is_dropped_after_its_deadline() {
     let mut lab = Lab::new(genuine(true)).await;
@@ -912,7 +943,7 @@ async fn a_client_that_sends_no_proof_is_dropped_after_its_deadline() {
     let (_near, far) = tokio::io::duplex(4096);
     let end = lab
         .enroller
-        .serve(far, &EXPORTER, SOURCE.parse().unwrap())
+        .serve(far, &EXPORTED, SOURCE.parse().unwrap())
         .await;
     let EnrollEnd::Broken(error) = end else {
         panic!("{end:?}");

@@ -22,9 +22,6 @@ use crate::evidence::{Entry, Recording, RecordingKind};
 use crate::session::ChannelRefused;
 use crate::ssh::transport::TransportError;
 
-/// Channels of one session that are open at once.
-const MAX_CHANNELS: usize = 512;
-
 /// Facts that wait for the log before nothing more passes, and those that are written at once.
 const MAX_FACTS: usize = 256;
 const MAX_LOGGING: usize = 64;
@@ -81,31 +78,23 @@ impl Relay {
     }
 
     fn pump(&mut self, way: Way) -> Result<(), End> {
-        while self.lane(way).flight.is_none() && self.room(way) {
+        while self.lane(way).flight.is_none() && self.lane(way).fault.is_none() && self.room(way) {
             let payload = match self.lane(way).parked.take() {
-                Some(payload) => Some(payload),
-                None => match self.source(way).transport.next() {
-                    Ok(payload) => payload,
-                    // What came before it still passes.
-                    Err(_) if self.launch(way)? => return Ok(()),
-                    Err(error) => return Err(self.broken(way, &error)),
-                },
+                Some(payload) => Ok(Some(payload)),
+                None => self.source(way).transport.next(),
             };
-            let Some(payload) = payload else {
-                if !self.launch(way)? && self.lane(way).ended {
-                    return Err(self.gone(way));
+            let step = match payload {
+                Ok(Some(payload)) => {
+                    self.lane(way).batch.bytes += payload.len();
+                    self.handle(way, payload)
                 }
-                return Ok(());
+                Ok(None) if self.lane(way).ended => Err(Fault::End(self.gone(way))),
+                Ok(None) => break,
+                Err(error) => Err(error.into()),
             };
-            let size = payload.len();
-            match self.handle(way, payload) {
-                Ok(Step::Done) => {
-                    let lane = self.lane(way);
-                    lane.batch.bytes += size;
-                    if lane.batch.bytes > BATCH {
-                        self.launch(way)?;
-                    }
-                }
+            match step {
+                Ok(Step::Done) if self.lane(way).batch.bytes <= BATCH => {}
+                Ok(Step::Done) => self.launch(way)?,
                 Ok(Step::Wait(flight)) => {
                     let lane = self.lane(way);
                     lane.launched += 1;
@@ -115,17 +104,21 @@ impl Relay {
                     self.lane(way).parked = Some(payload);
                     self.launch(way)?;
                 }
-                Err(Fault::Wire(error)) => {
-                    return Err(self.broken(way, &TransportError::Wire(error)));
+                Err(fault) => {
+                    self.lane(way).fault = Some(self.end(way, fault));
+                    break;
                 }
-                Err(Fault::Transport(error)) => return Err(self.broken(way, &error)),
-                Err(Fault::End(end)) => return Err(end),
             }
         }
         if self.lane(way).flight.is_none() {
             self.launch(way)?;
         }
-        Ok(())
+        // What came before it passes first.
+        let lane = self.lane(way);
+        match lane.fault.take_if(|_| lane.flight.is_none()) {
+            Some(end) => Err(end),
+            None => Ok(()),
+        }
     }
 
     /// Whether the receiving end takes more.
@@ -149,14 +142,12 @@ impl Relay {
     }
 
     /// Hands the batch to the recordings, or passes it at once when there is nothing to record.
-    /// Returns whether something is under way now.
-    fn launch(&mut self, way: Way) -> Result<bool, End> {
+    fn launch(&mut self, way: Way) -> Result<(), End> {
         let lane = self.lane(way);
         if lane.batch.entries.is_empty() {
             let messages = std::mem::take(&mut lane.batch.messages);
             lane.batch.bytes = 0;
-            self.pass(way, messages)?;
-            return Ok(false);
+            return self.pass(way, messages);
         }
         let Batch {
             entries, messages, ..
@@ -174,10 +165,10 @@ impl Relay {
             }
             .boxed(),
         );
-        Ok(true)
+        Ok(())
     }
 
-    fn pass(&mut self, way: Way, messages: Vec<Bytes>) -> Result<(), End> {
+    pub(super) fn pass(&mut self, way: Way, messages: Vec<Bytes>) -> Result<(), End> {
         for message in messages {
             if let Err(error) = self.destination(way).transport.send(&message) {
                 return Err(self.broken(way.other(), &error));
@@ -208,7 +199,7 @@ impl Relay {
         Ok(())
     }
 
-    fn end(&self, way: Way, fault: Fault) -> End {
+    pub(super) fn end(&self, way: Way, fault: Fault) -> End {
         match fault {
             Fault::Wire(error) => self.broken(way, &TransportError::Wire(error)),
             Fault::Transport(error) => self.broken(way, &error),
@@ -274,7 +265,9 @@ impl Relay {
             channel.window = channel.window.saturating_sub(length);
         }
         if let Content::Session(Program {
-            sftp: Some(sftp), ..
+            started: true,
+            sftp: Some(sftp),
+            ..
         }) = &mut channel.content
         {
             let followed = match way {
@@ -395,157 +388,6 @@ impl Relay {
         Ok(())
     }
 
-    fn on_open(&mut self, way: Way, payload: Bytes) -> Result<(), Fault> {
-        let open = Open::parse(&payload)?;
-        let refuse = |reason, why: &str| message::open_failure(open.sender, reason, why);
-        if self.channels.len() >= MAX_CHANNELS {
-            let answer = refuse(message::SHORTAGE, "too many channels in this session");
-            return self.answer(way, &answer);
-        }
-        let (subject, destination) = match (way, open.kind.as_str(), &open.destination) {
-            (Way::Up, "session", _) => (None, String::new()),
-            (Way::Up, "direct-tcpip", Some((host, port))) => match u16::try_from(*port) {
-                Ok(port) => (
-                    Some(Subject::Direct {
-                        host: host.clone(),
-                        port,
-                    }),
-                    format!("{host}:{port}"),
-                ),
-                Err(_) => {
-                    let answer = refuse(message::PROHIBITED, "no such port");
-                    return self.answer(way, &answer);
-                }
-            },
-            (Way::Down, "forwarded-tcpip", Some((host, port)))
-                if self.listeners.contains_key(port) =>
-            {
-                (
-                    Some(Subject::Reverse {
-                        host: host.clone(),
-                        port: u16::try_from(*port).unwrap_or(0),
-                    }),
-                    format!("{host}:{port}"),
-                )
-            }
-            (Way::Down, "auth-agent@openssh.com", _) if self.agent_lent => {
-                (Some(Subject::AgentForward), "ssh-agent".to_owned())
-            }
-            (Way::Up, "direct-streamlocal@openssh.com", _) => {
-                let answer = refuse(message::PROHIBITED, "postern does not forward Unix sockets");
-                return self.answer(way, &answer);
-            }
-            (Way::Down, "forwarded-tcpip" | "auth-agent@openssh.com" | "x11", _) => {
-                let answer = refuse(message::PROHIBITED, "this was not granted");
-                return self.answer(way, &answer);
-            }
-            _ => {
-                let answer = refuse(message::UNKNOWN_TYPE, "this channel type is not offered");
-                return self.answer(way, &answer);
-            }
-        };
-        let content = match subject {
-            None => Content::Session(Program::default()),
-            Some(_) => Content::stream(),
-        };
-        let (user, target) = match way {
-            Way::Up => (Some(open.sender), None),
-            Way::Down => (None, Some(open.sender)),
-        };
-        let mut channel = Channel::new(user, target, content);
-        channel.window = u64::from(open.window);
-        let Some(key) = self.channels.insert(channel) else {
-            return Err(TransportError::Framing("channel number").into());
-        };
-        match subject {
-            // The channel alone does nothing: the decision is due when a program is asked for.
-            None => {
-                if let Some(channel) = self.channels.get(key) {
-                    channel.passed = true;
-                }
-                self.forward(way, open.passed);
-            }
-            Some(subject) => {
-                let session = self.session.clone();
-                let recording = RecordingKind::Flow { destination };
-                self.decisions.push(
-                    async move {
-                        Decided {
-                            key,
-                            way,
-                            payload: open.passed,
-                            result: session.open_channel(subject, Some(recording)).await,
-                        }
-                    }
-                    .boxed(),
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// A channel that wanted to open may, or may not.
-    pub(super) fn on_decided(&mut self, decided: Decided) -> Result<(), End> {
-        let Decided {
-            key,
-            way,
-            payload,
-            result,
-        } = decided;
-        let refused = match result {
-            Ok(recording) => {
-                if let Some(channel) = self.channels.get(key) {
-                    channel.recording = recording;
-                    channel.passed = true;
-                }
-                return self.pass(way, vec![payload]);
-            }
-            Err(ChannelRefused::Evidence(error)) => return Err(error.into()),
-            Err(ChannelRefused::Denied(denial)) => denial.message,
-        };
-        let Some(channel) = self.channels.remove(key) else {
-            return Ok(());
-        };
-        let id = match way {
-            Way::Up => channel.user,
-            Way::Down => channel.target,
-        };
-        let answer = message::open_failure(id.unwrap_or(0), message::PROHIBITED, &refused);
-        self.answer(way, &answer)
-            .map_err(|fault| self.end(way, fault))
-    }
-
-    fn on_confirmation(&mut self, way: Way, payload: Bytes) -> Result<(), Fault> {
-        let confirmation = Confirmation::parse(&payload)?;
-        let Some(key) = self.channels.find(way, confirmation.recipient) else {
-            return Err(TransportError::Framing("channel number").into());
-        };
-        if !self.channels.confirm(key, way, confirmation.sender) {
-            return Err(TransportError::Framing("channel number").into());
-        }
-        if way == Way::Up
-            && let Some(channel) = self.channels.get(key)
-        {
-            channel.window = u64::from(confirmation.window);
-        }
-        self.forward(way, confirmation.passed);
-        Ok(())
-    }
-
-    fn on_open_failure(&mut self, way: Way, payload: Bytes) -> Result<(), Fault> {
-        let (recipient, _) = message::recipient(&payload)?;
-        let key = self.channels.find(way, recipient);
-        let waiting = key
-            .and_then(|key| self.channels.get(key))
-            .is_some_and(|channel| channel.passed && !channel.open());
-        let (Some(key), true) = (key, waiting) else {
-            return Err(TransportError::Framing("channel number").into());
-        };
-        self.forward(way, payload);
-        self.retire(key);
-        Ok(())
-    }
-
     /// An answer to a channel request.
     fn on_reply(&mut self, way: Way, payload: Bytes) -> Result<(), Fault> {
         let (recipient, reader) = message::recipient(&payload)?;
@@ -570,6 +412,7 @@ impl Relay {
             unused = channel.recording.take();
             if let Some(program) = channel.program() {
                 program.started = false;
+                program.sftp = None;
             }
         }
         let mut due = Vec::new();
@@ -587,51 +430,6 @@ impl Relay {
         }
         Ok(())
     }
-
-    /// Forgets a channel; its recording is closed once all that was handed to it is written.
-    pub(super) fn retire(&mut self, key: Key) {
-        let Some(channel) = self.channels.remove(key) else {
-            return;
-        };
-        let last: Vec<Entry> = match channel.content {
-            Content::Stream(mut flow) => flow.note().into_iter().collect(),
-            Content::Session(Program {
-                sftp: Some(sftp), ..
-            }) => {
-                let done = sftp.finish();
-                self.facts
-                    .extend(done.iter().cloned().map(Fact::FileOperation));
-                done.into_iter().map(Entry::File).collect()
-            }
-            Content::Session(_) => vec![],
-        };
-        if let Some(recording) = channel.recording {
-            self.retire_recording(recording, last);
-        }
-    }
-
-    fn retire_recording(&mut self, recording: Recording, last: Vec<Entry>) {
-        let after = |lane: &Lane| lane.launched + u64::from(!lane.batch.entries.is_empty());
-        self.retiring.push(Retiring {
-            recording,
-            last,
-            after_up: after(&self.up),
-            after_down: after(&self.down),
-        });
-        self.close_retired();
-    }
-
-    fn close_retired(&mut self) {
-        let (up, down) = (self.up.landed, self.down.landed);
-        let ready = self
-            .retiring
-            .extract_if(.., |r| r.after_up <= up && r.after_down <= down);
-        for retiring in ready {
-            let session = self.session.clone();
-            self.closing
-                .push(async move { close(&session, retiring).await }.boxed());
-        }
-    }
 }
 
 impl Flow {
@@ -647,7 +445,7 @@ impl Flow {
         if due { self.note() } else { None }
     }
 
-    fn note(&mut self) -> Option<Entry> {
+    pub(super) fn note(&mut self) -> Option<Entry> {
         self.noted = Some(Instant::now());
         let (up, down) = (std::mem::take(&mut self.up), std::mem::take(&mut self.down));
         (up + down > 0).then_some(Entry::Flow { up, down })

@@ -235,6 +235,14 @@ async fn data_for_no_program_does_not_pass() {
     assert_eq!(scene.heard().await, confirm(3, 8));
     scene.say(&data(8, b"early")).await;
     scene.target_says(&data(3, b"early")).await;
+    // The answer to this comes after that was looked at.
+    let ask = Writer::new()
+        .u8(message::GLOBAL_REQUEST)
+        .vec32(b"x")
+        .u8(1)
+        .finish();
+    scene.target_says(&ask).await;
+    assert_eq!(scene.target_heard().await[..], [message::REQUEST_FAILURE]);
     scene.say(&request(8, "shell", true, b"")).await;
     assert_eq!(scene.target_heard().await, request(8, "shell", true, b""));
     scene.target_says(&plain(message::CHANNEL_SUCCESS, 3)).await;
@@ -246,6 +254,46 @@ async fn data_for_no_program_does_not_pass() {
     assert_eq!(scene.heard().await, plain(message::CHANNEL_CLOSE, 3));
     let end = scene.end().await;
     assert_eq!((end.reason, end.down), (CloseReason::Target, 0), "{end:?}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_channel_arrives_in_the_targets_order() {
+    let mut scene = Scene::new().await;
+    scene.shell().await;
+    let status = Writer::new().u32(7).finish();
+    let signal = Writer::new()
+        .vec32(b"KILL")
+        .u8(1)
+        .vec32(b"out of memory")
+        .vec32(b"en")
+        .finish();
+    let mut said = Vec::new();
+    for n in 0..20 {
+        said.push(data(3, &[n; 3000]));
+        said.push(message::stderr(3, "e"));
+    }
+    said.extend([
+        request(3, "exit-status", false, &status),
+        data(3, b"after the status"),
+        request(3, "exit-signal", false, &signal),
+        plain(message::CHANNEL_EOF, 3),
+        plain(message::CHANNEL_CLOSE, 3),
+    ]);
+    for message in &said {
+        scene.target.transport.send(message).unwrap();
+    }
+    within(scene.target.flush()).await.unwrap();
+    for message in said {
+        assert_eq!(scene.heard().await, message);
+    }
+    scene.say(&plain(message::CHANNEL_CLOSE, 8)).await;
+    assert_eq!(scene.target_heard().await, plain(message::CHANNEL_CLOSE, 8));
+    // The numbers are free again.
+    scene.shell().await;
+    drop(scene.user);
+    let end = within(scene.served).await.unwrap();
+    assert_eq!(end.exit_status, Some(128 + 9));
+    assert_eq!(end.reason, CloseReason::Client);
 }
 
 #[tokio::test]
@@ -284,7 +332,7 @@ async fn peers_that_break_the_protocol_end_the_session_with_their_name() {
         ("target", vec![message::REQUEST_SUCCESS]),
         // Fields that do not fit.
         ("user", vec![message::CHANNEL_DATA, 0, 0, 0]),
-        ("user", data(8, b"x")[..10].to_vec()),
+        ("user", data(8, b"x")[..9].to_vec()),
         ("target", request(3, "exit-status", false, b"")),
         ("target", vec![message::CHANNEL_WINDOW_ADJUST, 0, 0, 0, 3]),
         ("user", open("direct-tcpip", 4, b"\0\0\xff\xff")),

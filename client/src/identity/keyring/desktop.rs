@@ -13,8 +13,8 @@ const SERVICE: &str = "postern";
 
 /// Whether one can be there at all: asking D-Bus for nothing takes time.
 pub(super) fn likely(environment: &Environment) -> bool {
-    if !cfg!(target_os = "linux") {
-        return true;
+    if cfg!(not(target_os = "linux")) {
+        return cfg!(target_os = "macos");
     }
     environment.os("DBUS_SESSION_BUS_ADDRESS").is_some()
         || environment
@@ -64,10 +64,11 @@ fn store() -> keyring_core::Result<Arc<CredentialStore>> {
     Ok(store)
 }
 
-#[cfg(windows)]
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 fn store() -> keyring_core::Result<Arc<CredentialStore>> {
-    let store: Arc<CredentialStore> = windows_native_keyring_store::Store::new()?;
-    Ok(store)
+    Err(Error::NotSupportedByStore(
+        "no keyring is known for this system".to_owned(),
+    ))
 }
 
 fn absent(error: Error) -> KeyringError {

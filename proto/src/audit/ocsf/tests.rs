@@ -1,3 +1,5 @@
+#![expect(clippy::indexing_slicing, reason = "a test may panic")]
+
 use proptest::prelude::*;
 
 use super::*;
@@ -169,7 +171,7 @@ fn the_longest_event_still_fits_and_says_that_it_was_cut() {
     for event in [command(&long.repeat(20)), denied] {
         let leaf = leaf(&event, None, &identity);
         assert!(leaf.len() <= ENTRY_LIMIT, "{}", leaf.len());
-        let decoded = decode(&leaf, &[identity.clone()]).unwrap();
+        let decoded = decode(&leaf, std::slice::from_ref(&identity)).unwrap();
         assert!(decoded.truncated);
         assert_ne!(decoded.event, event);
     }

@@ -1,11 +1,15 @@
+#![expect(clippy::indexing_slicing, reason = "a test may panic")]
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
 
 use super::*;
 
+type Tiles = HashMap<(u8, u64), Vec<u8>>;
+
 /// A tree that keeps every tile, full or partial, as a store would.
-fn grown(size: u64) -> (Edge, HashMap<(u8, u64), Vec<u8>>, Vec<Hash>) {
+fn grown(size: u64) -> (Edge, Tiles, Vec<Hash>) {
     let (mut edge, mut tiles, mut roots) = (Edge::default(), TileEdge::default(), vec![]);
     let mut stored = HashMap::new();
     for number in 0..size {
