@@ -238,8 +238,10 @@ mod tests {
         assert_eq!(error.exit_code(true), ExitCode::from(255));
         assert_eq!(error.exit_code(false), ExitCode::from(1));
         assert_eq!(
-            error.to_json(true).to_string(),
-            r#"{"error":{"exit":255,"hint":"ask","kind":"denied","message":"no"}}"#
+            error.to_json(true),
+            serde_json::json!({
+                "error": { "exit": 255, "hint": "ask", "kind": "denied", "message": "no" }
+            })
         );
     }
 }

@@ -44,17 +44,20 @@ fn events_read_as_sentences_and_only_an_auditor_sees_what_is_sealed() {
     store::write(folder.path(), &auditor);
     let reader = Folder::new(folder.path()).unwrap();
     let opened = lines(&reader, std::slice::from_ref(&auditor)).join("\n");
-    let hash = word_after(&opened, "sha256 ");
-    insta::assert_snapshot!(opened.replace(&hash, "HASH"), @r#"
+    let (hash, length) = (word_after(&opened, "sha256 "), word_after(&opened, "0 of "));
+    let opened = opened
+        .replace(&hash, "HASH")
+        .replace(&format!("0 of {length} bytes"), "0 of LENGTH bytes");
+    insta::assert_snapshot!(opened, @r#"
         2023-11-14 22:13:20.000 agent 0.1.0 started
         2023-11-14 22:13:21.000 session granted: ssh as ec2-user, by policy operators; target web-1 at 10.0.0.5:22; by arn:aws:iam::111122223333:user/alice (aws-mfa)
         2023-11-14 22:13:22.000 command `df -h \u{1b}[1m` opened, recorded as 01HF7YAT000000000000000007-0; target web-1 at 10.0.0.5:22; by arn:aws:iam::111122223333:user/alice (aws-mfa)
-        2023-11-14 22:13:25.200 session closed (done) after 4.2s, 10 bytes up, 20 down, exit status 7; recording 01HF7YAT000000000000000007-0 of 682 bytes, sha256 HASH; target web-1 at 10.0.0.5:22; by arn:aws:iam::111122223333:user/alice (aws-mfa)
+        2023-11-14 22:13:25.200 session closed (done) after 4.2s, 10 bytes up, 20 down, exit status 7; recording 01HF7YAT000000000000000007-0 of LENGTH bytes, sha256 HASH; target web-1 at 10.0.0.5:22; by arn:aws:iam::111122223333:user/alice (aws-mfa)
         "#);
     assert!(!lines(&reader, &[]).join("\n").contains("df -h"));
 }
 
-/// The word after `label`: hashes of encrypted files differ each time.
+/// The word after `label`: hash and length of an encrypted file differ each time.
 fn word_after(text: &str, label: &str) -> String {
     let after = text.split_once(label).unwrap().1;
     after.split([' ', ';']).next().unwrap().to_owned()
