@@ -25,6 +25,8 @@ use super::{CEILING, PipeError, Wire};
 
 /// How long after both directions ended, or after we gave up, the agent may take to say `Close`.
 const CLOSING: Duration = Duration::from_secs(10);
+/// Rounds before other tasks get a turn.
+const STEPS: usize = 64;
 /// Free bytes below which the buffer for local reads is renewed.
 const SPARE: usize = 8 * 1024;
 
@@ -96,8 +98,7 @@ where
     L: AsyncRead + AsyncWrite + Unpin,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outcome, PipeError>> {
-        loop {
-            let sent = self.poll_up(cx)?;
+        for _ in 0..STEPS {
             let (taken, blocked) = self.poll_local_write(cx);
             if let Some(close) = self
                 .closed
@@ -110,6 +111,8 @@ where
                 }));
             }
             let heard = self.poll_wire(cx, blocked)?;
+            // After listening: what was heard may want an answer, and nothing else may come.
+            let sent = self.poll_up(cx)?;
             if sent || taken || heard {
                 continue;
             }
@@ -129,6 +132,9 @@ where
                 Poll::Pending => return Poll::Pending,
             }
         }
+        // Other tasks of this thread get their turn, and the runtime looks at the sockets.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes what is due, then takes from the local side. True when it took something.
@@ -273,5 +279,36 @@ where
         if self.closing.is_none() {
             self.closing = Some(Box::pin(tokio::time::sleep(CLOSING)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use postern_proto::gateway::frame::FrameKind;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_ping_is_answered_though_nothing_else_happens() {
+        let (near, mut agent) = duplex(1 << 20);
+        let (_local, mut far) = duplex(1 << 20);
+        let mut wire = Wire::new(near, Bytes::new());
+        agent
+            .write_all(&frame::control(FrameKind::Ping, b"12345678").unwrap())
+            .await
+            .unwrap();
+        let mut pong = [0; 12];
+        let answered = async {
+            tokio::select! {
+                _ = relay(&mut wire, &mut far) => panic!("it ended"),
+                read = agent.read_exact(&mut pong) => read.unwrap(),
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), answered)
+            .await
+            .expect("no answer");
+        assert_eq!(&pong, b"\x07\0\0\x0812345678");
     }
 }
