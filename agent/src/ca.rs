@@ -7,7 +7,7 @@
 //! | client CA intermediate | [client certificates](client), an hour each | agent |
 //! | SSH user CA | [user certificates](ssh) for targets, five minutes each | agent |
 //! | SSH host CA | the agent's own host certificate, `*.postern` | agent |
-//! | audit log | checkpoints of the [log](log) | agent |
+//! | audit log | checkpoints of the [log] | agent |
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 

@@ -1,7 +1,7 @@
 //! `agent.toml`: every setting, its meaning and its default, in one place.
 //!
 //! A file is read in three steps: TOML into [`Config`] (an unknown key is an error that names the
-//! nearest right one), relative paths resolved against the file's folder, then [`Config::check`].
+//! nearest right one), relative paths resolved against the file's folder, then `Config::check`.
 //! What is not in the file has the default stated at its field.
 
 use std::io::Read as _;

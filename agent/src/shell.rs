@@ -55,7 +55,7 @@ where
     };
     session.add_bytes(served.up, served.down);
     let end = match end {
-        End::Done { .. } => End::Shell(served),
+        End::Done => End::Shell(served),
         End::Ordered(_) => end,
         // The client left, in order or not: the last command may have ended before.
         other => {

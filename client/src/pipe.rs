@@ -6,9 +6,9 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`open`] | `Open` with early data, `Granted` or `Denied` |
+//! | [`mod@open`] | `Open` with early data, `Granted` or `Denied` |
 //! | [`wire`] | frames on one connection: writing, reading, acknowledging, heartbeat |
-//! | [`relay`] | copying between a wire and something local, with back-pressure both ways |
+//! | [`mod@relay`] | copying between a wire and something local, with back-pressure both ways |
 //!
 //! A TLS end without `Close` is a lost network, never an end of file.
 

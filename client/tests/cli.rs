@@ -1,6 +1,6 @@
 //! What people see: every help page, and the messages that need no network. One snapshot each;
 //! `INSTA_UPDATE=always cargo test -p postern --test cli` writes them anew.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;

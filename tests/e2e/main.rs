@@ -1,5 +1,5 @@
 //! End-to-end tests.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod aws;
 mod connect;

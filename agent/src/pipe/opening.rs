@@ -103,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Opening<S> {
                         self.received = BytesMut::new();
                         spare_until
                     } else {
-                        *frame_until.get_or_insert(Instant::now() + self.patience.prompt)
+                        *frame_until.get_or_insert_with(|| Instant::now() + self.patience.prompt)
                     };
                     self.fill(until).await?;
                 }

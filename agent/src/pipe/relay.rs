@@ -170,7 +170,9 @@ where
                         moved = true;
                     }
                     Poll::Ready(result) => {
-                        let error = result.err().unwrap_or(io::ErrorKind::WriteZero.into());
+                        let error = result
+                            .err()
+                            .unwrap_or_else(|| io::ErrorKind::WriteZero.into());
                         self.break_up(error, now);
                     }
                 }

@@ -348,7 +348,7 @@ impl Attempt<'_> {
             },
             policies: session.grant.policies().to_vec(),
             assurance: session.grant.request().assurance,
-            ssh_host_ca: host_key.and(self.core.doors.ssh_host_ca.clone()),
+            ssh_host_ca: host_key.and_then(|_| self.core.doors.ssh_host_ca.clone()),
             recorded: true,
             evidence: witness,
         };

@@ -162,7 +162,7 @@ impl Moved {
 
 impl Sftp {
     /// Follows bytes from the client.
-    pub(super) fn from_client(&mut self, data: &[u8]) -> Result<(), SftpError> {
+    pub(super) fn follow_up(&mut self, data: &[u8]) -> Result<(), SftpError> {
         let mut packets = std::mem::take(&mut self.from_client);
         let followed = packets.feed(data, |piece| match piece {
             Piece::Message(message) => self.on_request(message),
@@ -176,7 +176,7 @@ impl Sftp {
     }
 
     /// Follows bytes from the server.
-    pub(super) fn from_server(&mut self, data: &[u8]) -> Result<(), SftpError> {
+    pub(super) fn follow_down(&mut self, data: &[u8]) -> Result<(), SftpError> {
         let mut packets = std::mem::take(&mut self.from_server);
         let followed = packets.feed(data, |piece| match piece {
             Piece::Message(message) => self.on_answer(message),
@@ -381,7 +381,7 @@ impl Sftp {
             Request::Read { handle, .. } => {
                 if let Some(handle) = self.handles.get_mut(&handle) {
                     handle.read.hash = None;
-                    handle.error = error.or(handle.error.take());
+                    handle.error = error.or_else(|| handle.error.take());
                 }
             }
             Request::Write { handle } => {
@@ -392,7 +392,7 @@ impl Sftp {
             }
             Request::Close { handle } => {
                 if let Some(mut handle) = self.handles.remove(&handle) {
-                    handle.error = error.or(handle.error.take());
+                    handle.error = error.or_else(|| handle.error.take());
                     self.close(handle);
                 }
             }

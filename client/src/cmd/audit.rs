@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use age::x25519::Identity;
 use postern_proto::audit::layout::{CHECKPOINT_LIMIT, StorePath};
@@ -214,13 +215,7 @@ impl Job {
             if several {
                 self.context.printer.note(format!("recording {name}"));
             }
-            let note = play::play(
-                file,
-                &self.keys,
-                pace,
-                &mut stdout.lock(),
-                std::thread::sleep,
-            )?;
+            let note = play::play(file, &self.keys, pace, &mut stdout.lock(), pause)?;
             if let Some(note) = note {
                 self.context.printer.warning(note);
             }
@@ -362,6 +357,15 @@ impl Job {
         }
         printer.answer(neutral(&report.rollback()))
     }
+}
+
+/// Waits as long as the recording did: time passing is what playing shows.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "playing happens at the speed of the recording, on a thread of its own"
+)]
+fn pause(length: Duration) {
+    std::thread::sleep(length);
 }
 
 fn row(session: &Session) -> Vec<String> {

@@ -59,7 +59,7 @@ impl Forward {
         }
         // LOCAL:HOST, or HOST alone; an IPv6 address stands in brackets.
         let (local, host) = match rest.split_once(':') {
-            Some((local, host)) if local.is_empty() => (Some(0), host),
+            Some(("", host)) => (Some(0), host),
             Some((local, host)) if number(local).is_some() => (number(local), host),
             _ => (None, rest),
         };

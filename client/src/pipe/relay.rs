@@ -309,6 +309,6 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), answered)
             .await
             .expect("no answer");
-        assert_eq!(&pong, b"\x07\0\0\x0812345678");
+        assert_eq!(&pong, b"\x08\0\0\x0812345678");
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use postern_proto::gateway::message::{CloseReason, Denied, DenyCode, OpenKind};
 use postern_proto::names::SessionId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
@@ -19,7 +18,7 @@ use super::terminal::Size;
 use crate::error::Error as UserError;
 use crate::gateway::{Gateway, Request};
 use crate::output::Printer;
-use crate::testing::{FakeAgent, Script, pattern};
+use crate::testing::{FakeAgent, Script};
 
 fn request() -> Request {
     Request {

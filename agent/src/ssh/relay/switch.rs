@@ -265,8 +265,8 @@ impl Relay {
         }) = &mut channel.content
         {
             let followed = match way {
-                Way::Up => sftp.from_client(&data),
-                Way::Down => sftp.from_server(&data),
+                Way::Up => sftp.follow_up(&data),
+                Way::Down => sftp.follow_down(&data),
             };
             let done = sftp.take();
             let lost = followed.err().map(|why| why.to_string());

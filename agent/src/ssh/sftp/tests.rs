@@ -73,8 +73,8 @@ fn follow(said: &[(bool, Vec<u8>)], step: usize) -> Vec<FileOperation> {
     for (client, bytes) in said {
         for piece in bytes.chunks(step) {
             match client {
-                true => sftp.from_client(piece).unwrap(),
-                false => sftp.from_server(piece).unwrap(),
+                true => sftp.follow_up(piece).unwrap(),
+                false => sftp.follow_down(piece).unwrap(),
             }
             done.extend(sftp.take());
         }
@@ -257,14 +257,14 @@ fn what_is_not_sftp_is_an_error() {
         &[0, 0, 0, 6, 6, 0, 0, 0, 1, 0],
         &[0, 0, 0, 9, 3, 0, 0, 0, 1, 0xff, 0, 0, 0],
     ] {
-        assert!(Sftp::default().from_client(bytes).is_err(), "{bytes:?}");
+        assert!(Sftp::default().follow_up(bytes).is_err(), "{bytes:?}");
     }
 }
 
 #[test]
 fn requests_without_answers_are_bounded() {
     let mut sftp = Sftp::default();
-    let failed = (0..u32::MAX).find(|id| sftp.from_client(&read(*id, "h", 0)).is_err());
+    let failed = (0..u32::MAX).find(|id| sftp.follow_up(&read(*id, "h", 0)).is_err());
     assert_eq!(failed, Some(MAX_REQUESTS as u32));
 }
 
@@ -275,11 +275,11 @@ proptest::proptest! {
         down in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
     ) {
         let mut sftp = Sftp::default();
-        let _ = sftp.from_client(&up);
-        let _ = sftp.from_server(&down);
+        let _ = sftp.follow_up(&up);
+        let _ = sftp.follow_down(&down);
         let mut framed = Sftp::default();
-        let _ = framed.from_client(&packet(up));
-        let _ = framed.from_server(&packet(down));
+        let _ = framed.follow_up(&packet(up));
+        let _ = framed.follow_down(&packet(down));
         let _ = framed.finish();
     }
 }
