@@ -55,9 +55,9 @@ where
     };
     session.add_bytes(served.up, served.down);
     let end = match end {
-        End::Done => End::Shell(served),
+        // The server knows whether a client that left had what it came for.
+        End::Done | End::Client(_) => End::Shell(served),
         End::Ordered(_) => end,
-        // The client left, in order or not: the last command may have ended before.
         other => {
             tracing::debug!(session = %session.id(), ?served, "the SSH server ended");
             other
