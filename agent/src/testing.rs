@@ -695,7 +695,7 @@ impl Client {
         while data.len() < length {
             match self.next().await {
                 Some(Piece::Data(bytes)) => data.extend_from_slice(&bytes),
-                Some(Piece::Frame(FrameKind::Ack, _)) => {}
+                Some(Piece::Frame(FrameKind::Ack | FrameKind::Pong, _)) => {}
                 other => panic!("{} bytes of data, then {other:?}", data.len()),
             }
         }
