@@ -233,7 +233,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let sign_at = (!listening && clear).then(|| self.signed + SIGN);
         let ping_at = self.pinged.unwrap_or(self.heard) + PING_AFTER;
         let ack_at = self.pipe.poll_timeout().map(Instant::from_std);
-        let deadline = [ack_at, sign_at].into_iter().flatten().fold(ping_at, Ord::min);
+        let deadline = [ack_at, sign_at]
+            .into_iter()
+            .flatten()
+            .fold(ping_at, Ord::min);
         ready!(self.timer.poll(Some(deadline), cx));
         let now = Instant::now();
         if sign_at.is_some_and(|sign_at| now >= sign_at) {

@@ -98,7 +98,7 @@ pub(crate) enum Change {
 
 /// What a pipe's place among the connections is at this moment.
 enum Held {
-    Connected(#[expect(dead_code, reason = "held for its end")] Place),
+    Connected(Place),
     Parked(#[expect(dead_code, reason = "held for its end")] Parked),
     Nothing,
 }
