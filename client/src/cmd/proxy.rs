@@ -70,7 +70,10 @@ async fn carry(
         wire.farewell(CloseReason::Client).await;
         return Err(error);
     }
-    let outcome = pipe::relay(&mut wire, &mut local).await?;
+    let outcome = tokio::select! {
+        outcome = pipe::relay(&mut wire, &mut local) => outcome?,
+        () = pipe::outage::tell(gateway.away(), printer) => return Ok(()),
+    };
     wire.farewell(CloseReason::Done).await;
     gateway.check_close(&outcome.close, &seen)?;
     match pipe::ending(&outcome.close) {
