@@ -1,15 +1,18 @@
 //! Sessions that survive the network: shells, tunnels and stock `rsync`, cut again and again.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lab::cutter::Cutter;
 use lab::forward::Forward;
 use lab::stack::{DATABASE_PORT, Lab, login_user};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
-use crate::harness::{PATIENCE, lab, noise, postern, run};
+use crate::harness::{PATIENCE, eventually, lab, noise, postern, run};
 
 /// The longest outage.
 const LONGEST: Duration = Duration::from_secs(3);
@@ -36,6 +39,12 @@ impl Stormy {
         self.over(self.lab.postern("alice"))
     }
 
+    /// Cuts, once what the command makes on the target is there: its session is granted.
+    async fn storm_once(&self, made: &Path, seed: u64, count: usize, every: u64) {
+        eventually("the command runs", async || made.exists().then_some(())).await;
+        self.network.storm(seed, count, every, LONGEST).await;
+    }
+
     /// The log holds, tells of the resumes, and the recordings are as the log says.
     async fn end(self) {
         let store = self.lab.agent.audit_store.display().to_string();
@@ -53,12 +62,17 @@ impl Stormy {
 #[tokio::test]
 async fn a_shell_goes_on_through_cuts_and_its_recording_is_whole() {
     let stormy = Stormy::new().await;
-    let script = "i=0; while [ $i -lt 800 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit 5";
+    let folder = tempfile::tempdir().unwrap();
+    let started = folder.path().join("started");
+    let script = format!(
+        "touch {}; i=0; while [ $i -lt 800 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit 5",
+        started.display()
+    );
     let mut command = stormy.postern();
-    command.args(["connect", "web-1", "--", script]);
+    command.args(["connect", "web-1", "--", &script]);
     let (told, ()) = tokio::join!(
         run(&mut command, b""),
-        stormy.network.storm(1, 5, 8 * 1024, LONGEST)
+        stormy.storm_once(&started, 1, 5, 8 * 1024)
     );
     let told = told.status(5);
     let expected: String = (0..800).map(|i| format!("line {i}\n")).collect();
@@ -88,6 +102,17 @@ async fn a_shell_goes_on_through_cuts_and_its_recording_is_whole() {
     stormy.end().await;
 }
 
+async fn send(mut to: OwnedWriteHalf, bytes: Arc<Vec<u8>>) {
+    to.write_all(&bytes).await.unwrap();
+    to.shutdown().await.unwrap();
+}
+
+async fn receive(mut from: OwnedReadHalf) -> Vec<u8> {
+    let mut got = Vec::new();
+    from.read_to_end(&mut got).await.unwrap();
+    got
+}
+
 #[tokio::test]
 async fn a_tunnel_copies_both_ways_through_cuts_without_losing_or_doubling_a_byte() {
     const LENGTH: usize = 64 << 20;
@@ -100,45 +125,23 @@ async fn a_tunnel_copies_both_ways_through_cuts_without_losing_or_doubling_a_byt
         .unwrap();
     let client = TcpStream::connect(forward.local).await.unwrap();
     let (target, _) = database.accept().await.unwrap();
-    let bytes = noise(LENGTH);
-    let copy = async |from: TcpStream, to: TcpStream| {
-        let ((mut one_in, mut one_out), (mut two_in, mut two_out)) =
-            (from.into_split(), to.into_split());
-        let (up, down) = (
-            bytes.clone(),
-            bytes.iter().rev().copied().collect::<Vec<_>>(),
-        );
-        let (sent_up, sent_down) = (up.clone(), down.clone());
-        let write_up = tokio::spawn(async move {
-            one_out.write_all(&sent_up).await.unwrap();
-            one_out.shutdown().await.unwrap();
-        });
-        let write_down = tokio::spawn(async move {
-            two_out.write_all(&sent_down).await.unwrap();
-            two_out.shutdown().await.unwrap();
-        });
-        let read_up = tokio::spawn(async move {
-            let mut got = Vec::new();
-            two_in.read_to_end(&mut got).await.unwrap();
-            got
-        });
-        let mut got = Vec::new();
-        one_in.read_to_end(&mut got).await.unwrap();
-        assert!(got == down, "{} of {} bytes down", got.len(), down.len());
-        let got = read_up.await.unwrap();
-        assert!(got == up, "{} of {} bytes up", got.len(), up.len());
-        write_up.await.unwrap();
-        write_down.await.unwrap();
-    };
+    let (up, down) = (Arc::new(noise(LENGTH)), Arc::new(noise(LENGTH + 1)));
+    let ((client_in, client_out), (target_in, target_out)) =
+        (client.into_split(), target.into_split());
     let both = async {
         tokio::join!(
-            copy(client, target),
+            send(client_out, Arc::clone(&up)),
+            send(target_out, Arc::clone(&down)),
+            receive(target_in),
+            receive(client_in),
             stormy.network.storm(2, 6, 12 << 20, LONGEST)
         )
     };
-    tokio::time::timeout(PATIENCE, both)
+    let ((), (), got_up, got_down, ()) = tokio::time::timeout(PATIENCE, both)
         .await
         .expect("the copies end");
+    assert!(got_up == *up, "{} bytes up", got_up.len());
+    assert!(got_down == *down, "{} bytes down", got_down.len());
     forward.interrupt().await.unwrap();
     stormy.end().await;
 }
@@ -169,7 +172,7 @@ async fn stock_rsync_through_proxy_goes_on_through_cuts() {
         .arg(format!("{}@web-1.postern:{}", login_user(), to.display()));
     let (told, ()) = tokio::join!(
         run(&mut command, b""),
-        stormy.network.storm(3, 5, 8 << 20, LONGEST)
+        stormy.storm_once(&to, 3, 5, 8 << 20)
     );
     told.status(0);
     assert!(std::fs::read(to.join("large")).unwrap() == bytes);

@@ -168,19 +168,13 @@ impl Lifeline {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let session = &self.slot.session;
         if self.detach.is_zero() || self.drain.is_cancelled() {
             return false;
         }
-        if let Held::Connected(place) = std::mem::replace(&mut self.held, Held::Nothing) {
-            match place.park() {
-                Ok(parked) => self.held = Held::Parked(parked),
-                Err(limit) => {
-                    tracing::info!(session = %session.id, pipe = self.slot.pipe, %limit, "not kept");
-                    return false;
-                }
-            }
+        if !self.park() {
+            return false;
         }
+        let session = &self.slot.session;
         driver.detach();
         let now = Instant::now();
         self.away = Some((now, now + self.detach));
@@ -251,7 +245,7 @@ impl Lifeline {
     }
 
     /// Tells the client how the pipe ended: kept, with what it has not got, until it answers or
-    /// the pipe's time without a connection is over.
+    /// the pipe's time without a connection is over. Of an order to end only the reason is kept.
     pub(super) async fn close(
         mut self,
         mut driver: Driver<Connection>,
@@ -263,31 +257,71 @@ impl Lifeline {
             // Nobody is there to be told.
             End::Pipe(PipeError::Lost(_)) => return,
             End::Client(_) => (true, false),
-            End::Pipe(_) | End::Internal(_) => (false, false),
-            End::Ordered(_) | End::Ssh => (false, false),
+            End::Pipe(_) | End::Internal(_) | End::Ordered(_) | End::Ssh => (false, false),
             End::Done | End::Shell(_) | End::Target(_) => (false, true),
         };
         driver.say_close(end.close(witness));
-        loop {
+        while keeps || !driver.is_detached() {
             let silence = core.patience.farewell;
             let lost = tokio::select! {
                 biased;
                 change = self.change() => match change {
                     Change::Over => return,
-                    Change::Takeover(takeover) => match self.attach(&mut driver, *takeover).await {
-                        Ok(()) => continue,
-                        Err(_) => return,
+                    Change::Takeover(takeover) => {
+                        if self.attach(&mut driver, *takeover).await.is_err() {
+                            return;
+                        }
+                        continue;
                     }
                 },
                 said = driver.farewell(answered, silence), if !driver.is_detached() => match said {
-                    Err(lost @ PipeError::Lost(_)) if keeps => lost,
-                    _ => break,
+                    Err(lost @ PipeError::Lost(_)) => lost,
+                    _ => return,
                 }
             };
+            if !keeps {
+                break;
+            }
             if !self.lose(&mut driver, &lost).await {
                 return;
             }
         }
+        drop(driver);
+        if matches!(end, End::Ordered(_) | End::Ssh) {
+            self.remember().await;
+        }
+    }
+
+    /// Until the pipe's time is over, whoever comes back for it is told why it ended.
+    async fn remember(mut self) {
+        if self.detach.is_zero() || !self.park() {
+            return;
+        }
+        if self.away.is_none() {
+            let now = Instant::now();
+            self.away = Some((now, now + self.detach));
+        }
+        while let Change::Takeover(takeover) = self.change().await {
+            let ending = self.slot.session.ending.borrow().clone();
+            let refusal = ending.map_or(Refusal::Resume("the pipe is over"), Refusal::Ended);
+            let denied = refusal.denied(self.slot.session.id);
+            takeover.opening.deny(&denied).await;
+        }
+    }
+
+    /// Counts as parked from now on. False when too many are.
+    fn park(&mut self) -> bool {
+        if let Held::Connected(place) = std::mem::replace(&mut self.held, Held::Nothing) {
+            match place.park() {
+                Ok(parked) => self.held = Held::Parked(parked),
+                Err(limit) => {
+                    let (session, pipe) = (self.slot.session.id, self.slot.pipe);
+                    tracing::info!(%session, pipe, %limit, "not kept");
+                    return false;
+                }
+            }
+        }
+        true
     }
 }
 

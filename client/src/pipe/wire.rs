@@ -240,16 +240,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire<S> {
         cx: &mut Context<'_>,
         reading: bool,
     ) -> Poll<Result<(), PipeError>> {
-        if self.writing.has_remaining() || self.unflushed || self.is_detached() {
+        if self.is_detached() {
+            return Poll::Pending;
+        }
+        let stuck = self.writing.has_remaining() || self.unflushed;
+        if stuck && (self.line.is_none() || !reading) {
             return Poll::Pending;
         }
         loop {
             let now = Instant::now();
-            let ack = self.machine.poll_timeout();
+            let ack = self.machine.poll_timeout().filter(|_| !stuck);
             if ack.is_some_and(|due| due <= now) {
                 return Poll::Ready(Ok(()));
             }
-            let sign = self.sign_due(reading);
+            let sign = self.sign_due(reading, stuck);
             if sign.is_some_and(|due| due <= now) {
                 return Poll::Ready(self.give_sign(cx, reading, now));
             }
@@ -274,9 +278,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire<S> {
     }
 
     /// When the heartbeat has something to do.
-    fn sign_due(&self, reading: bool) -> Option<Instant> {
+    fn sign_due(&self, reading: bool, stuck: bool) -> Option<Instant> {
         let taken = self.machine.is_acknowledged();
         match (reading, self.pinged, &self.line) {
+            // No question goes out, but an agent whose path is alive is heard without one.
+            (true, _, Some(line)) if stuck && line.is_calm() => Some(self.heard + URGENT + SUSPECT),
+            (true, _, Some(_)) if stuck => Some(self.heard + URGENT + SUSPECT + GONE),
             // Nobody hears an answer, so none is asked for; the agent still wants to hear us.
             (false, _, _) => Some(self.signed + PING),
             (true, None, _) => Some(self.heard + if taken { PING } else { URGENT }),
@@ -305,8 +312,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire<S> {
             self.writing = frame::control(FrameKind::Pong, &[0; 8]).unwrap_or_default();
             return Ok(());
         }
+        let stuck = self.writing.has_remaining() || self.unflushed;
         match &mut self.line {
-            _ if self.pinged.is_none() => self.ping(),
+            _ if self.pinged.is_none() && !stuck => self.ping(),
             Some(line) if line.is_calm() => {
                 line.seek(self.heard);
                 cx.waker().wake_by_ref();

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use crate::pipe::outage::Outages;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_line_counts_while_the_network_is_lost_and_goes_with_it() {
         let outages = Outages::new();
         let mut status = StatusLine::new(outages.watch());
@@ -121,8 +121,7 @@ mod tests {
         assert!(status.next().await.contains("network lost"));
         drop(outage);
         assert_eq!(status.next().await, clear());
-        let quiet = tokio::time::timeout(Duration::from_secs(60), status.next()).await;
-        assert!(quiet.is_err(), "{quiet:?}");
+        assert!(futures_util::poll!(std::pin::pin!(status.next())).is_pending());
     }
 
     #[test]

@@ -191,6 +191,9 @@ async fn a_certificate_that_counts_no_more_resumes_nothing() {
     let (client, _target, mut claim) = tunnel(&agent).await;
     client.cut();
     let mut barred = agent.connect("alice").await;
+    // An answer: the handshake is over on the other side too.
+    barred.control(FrameKind::Ping, &1u64.to_be_bytes()).await;
+    barred.frame(FrameKind::Pong).await;
     *agent.barred.lock().unwrap() = Some(principal("alice").principal().key());
     barred.resume(&mut claim, 0).await;
     assert_eq!(barred.denied().await.code, DenyCode::Certificate);
