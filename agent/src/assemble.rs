@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::evidence::Evidence;
-use crate::identity::VerifiedPrincipal;
+use crate::identity::{EnrollEnd, VerifiedPrincipal};
 use crate::inventory::Target;
 use crate::limits::Limits;
 use crate::pipe::Patience;
@@ -41,6 +41,9 @@ pub(crate) struct Rules {
     pub(crate) verify: Ask<CertificateDer<'static>, Result<VerifiedPrincipal, NotVerified>>,
     /// Whether policy bars the principal or the certificate altogether.
     pub(crate) admit: Arc<dyn Fn(&VerifiedPrincipal, IpAddr) -> Result<(), Denial> + Send + Sync>,
+    /// Why somebody with a running session is to have none any more: denied by name, or by the
+    /// serial of the certificate.
+    pub(crate) denied: Ask<VerifiedPrincipal, Option<String>>,
     /// Policy's answer now.
     pub(crate) decide: Ask<Request, Decision>,
     /// The target that a person means.
@@ -168,7 +171,9 @@ pub(crate) struct Doors {
 
 /// Serves one enrolment; the stream's input stays bounded.
 pub(crate) type EnrollServe = Arc<
-    dyn Fn(TlsStream<BoundedInput<Socket>>, SocketAddr) -> BoxFuture<'static, ()> + Send + Sync,
+    dyn Fn(TlsStream<BoundedInput<Socket>>, SocketAddr) -> BoxFuture<'static, EnrollEnd>
+        + Send
+        + Sync,
 >;
 
 /// Lifetimes.

@@ -2,6 +2,7 @@
 //! listeners; then signals; then an orderly stop.
 
 mod doors;
+mod events;
 mod rules;
 
 use std::sync::Arc;
@@ -9,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
-use postern_proto::enroll;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{Core, EnrollServe, Lifetimes};
+use crate::assemble::{Core, Lifetimes};
 use crate::aws::AwsSettings;
 use crate::config::{Config, LoginMethod};
 use crate::evidence::{self, Evidence};
@@ -38,10 +38,6 @@ const LINGER: Duration = Duration::from_secs(60);
 /// Serves until SIGTERM or SIGINT. Errors are those of the start: what fails later is told on
 /// `/readyz` and in the log, and ends no more than it must.
 pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok()
-        .context("another crypto provider is installed")?;
     // Before anything counts.
     health::recorder();
     let (config, keys) = (Arc::new(config), Arc::new(keys));
@@ -49,8 +45,11 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
 
     let evidence = open_evidence(&config, &keys).await?;
-    let policy = PolicyStore::open(&config.policy).context("policy")?;
-    let (inventory, refresher) = Inventory::open(inventory_settings(&config)).await?;
+    let policy = PolicyStore::open(&config.policy)
+        .map_err(|error| hinted("policy", &error, error.hint()))?;
+    let (inventory, refresher) = Inventory::open(inventory_settings(&config))
+        .await
+        .map_err(|error| hinted("inventory", &error, error.hint()))?;
     tasks.spawn(Arc::clone(&policy).run(stop.clone()));
     tasks.spawn(refresher.run(stop.clone()));
 
@@ -63,7 +62,20 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
         Arc::clone(&trust),
     )?);
 
+    tasks.spawn(Arc::clone(&trust).run(Arc::clone(&config), own, stop.clone()));
+
     let record = record(evidence.clone());
+    tasks.spawn(until(
+        stop.clone(),
+        events::policies(Arc::clone(&policy), Arc::clone(&record)),
+    ));
+    tasks.spawn(until(
+        stop.clone(),
+        events::trust(Arc::clone(&trust), Arc::clone(&record)),
+    ));
+    if let Some(keep) = config.evidence.retention {
+        tasks.spawn(until(stop.clone(), evidence.clone().run_retention(keep)));
+    }
     let (attestation, checker) = attest(&config, Arc::clone(&record)).await?;
     tasks.spawn(until(stop.clone(), checker));
 
@@ -87,9 +99,9 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
         approvals,
         evidence: evidence.clone(),
         own_addresses: own_addresses.to_vec(),
-        troubles: troubles(&policy, &inventory, attestation),
+        troubles: troubles(&policy, &inventory, &trust, attestation),
     };
-    let changes = changes(&mut tasks, &stop, &policy, &inventory);
+    let changes = changes(&mut tasks, &stop, &policy, &inventory, &trust);
     let core = Core::new(
         evidence.clone(),
         rules::rules(
@@ -123,7 +135,10 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
     let server = Server {
         core: Arc::clone(&core),
         tls,
-        enroll: enroll_serve(enroller),
+        enroll: Arc::new(move |stream, source| {
+            let enroller = Arc::clone(&enroller);
+            async move { enroller.serve_tls(stream, source).await }.boxed()
+        }),
         http: http::Api::new(Arc::clone(&core)),
         drain: config.limits.drain,
     };
@@ -145,6 +160,14 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An error of a part that keeps its hint beside it, as `main` tells it.
+fn hinted(part: &str, error: &dyn std::fmt::Display, hint: Option<String>) -> anyhow::Error {
+    match hint {
+        Some(hint) => anyhow::anyhow!("{part}: {error}\nhint: {hint}"),
+        None => anyhow::anyhow!("{part}: {error}"),
+    }
+}
+
 /// Opening reads the whole log: not on a runtime thread.
 async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence> {
     let settings = evidence::Settings {
@@ -152,6 +175,7 @@ async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence>
         session_quota: config.evidence.session_quota,
         principal_quota: config.evidence.principal_quota,
         record_input: config.evidence.record_input,
+        bulk_programs: config.evidence.bulk_programs.clone(),
         ..evidence::Settings::new(
             config.evidence_store(),
             config.id.clone(),
@@ -160,7 +184,9 @@ async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence>
         )
     };
     let (evidence, startup) =
-        tokio::task::spawn_blocking(move || Evidence::open(settings)).await??;
+        tokio::task::spawn_blocking(move || Evidence::open(settings))
+            .await?
+            .map_err(|error| hinted("evidence", &error, error.hint()))?;
     tracing::info!(
         entries = startup.entries,
         kept = startup.kept,
@@ -173,7 +199,7 @@ async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence>
     Ok(evidence)
 }
 
-fn inventory_settings(config: &Config) -> InventorySettings {
+pub(crate) fn inventory_settings(config: &Config) -> InventorySettings {
     InventorySettings {
         file: config.inventory.file.clone(),
         ec2: config.inventory.ec2.as_ref().map(|ec2| Ec2Settings {
@@ -253,10 +279,12 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
 fn troubles(
     policy: &PolicyStore,
     inventory: &Inventory,
+    trust: &PeerTrust,
     attestation: watch::Receiver<AttestationState>,
 ) -> Vec<crate::assemble::Trouble> {
-    let (policy, inventory) = (policy.trouble(), inventory.trouble());
+    let (policy, inventory, trust) = (policy.trouble(), inventory.trouble(), trust.trouble());
     vec![
+        Arc::new(move || trust.borrow().as_ref().map(|why| format!("trust: {why}"))),
         Arc::new(move || policy.borrow().as_ref().map(|why| format!("policy: {why}"))),
         Arc::new(move || {
             inventory
@@ -271,14 +299,16 @@ fn troubles(
     ]
 }
 
-/// Counts up whenever policy or inventory become other ones.
+/// Counts up whenever policy, inventory, deny list or trusted agents become other ones.
 fn changes(
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
     policy: &PolicyStore,
     inventory: &Inventory,
+    trust: &PeerTrust,
 ) -> watch::Receiver<u64> {
     let (mut policies, mut targets) = (policy.subscribe(), inventory.subscribe());
+    let mut trusted = trust.subscribe();
     let count = watch::Sender::new(0);
     let receiver = count.subscribe();
     tasks.spawn(until(stop.clone(), async move {
@@ -286,6 +316,7 @@ fn changes(
             let changed = tokio::select! {
                 changed = policies.changed() => changed,
                 changed = targets.changed() => changed,
+                changed = trusted.changed() => changed,
             };
             if changed.is_err() {
                 return;
@@ -307,24 +338,6 @@ fn ceilings(config: &Config) -> Ceilings {
         pipes_per_principal: limits.pipes_per_principal,
         sessions_per_principal: limits.sessions_per_principal,
     }
-}
-
-fn enroll_serve(enroller: Arc<Enroller>) -> EnrollServe {
-    Arc::new(move |stream, source| {
-        let enroller = Arc::clone(&enroller);
-        async move {
-            let (_, connection) = stream.get_ref();
-            let exported = connection.export_keying_material([0; 32], enroll::EXPORTER, None);
-            match exported {
-                Ok(exporter) => {
-                    let end = enroller.serve(stream, &exporter, source).await;
-                    tracing::debug!(%source, ?end, "enrolment ended");
-                }
-                Err(error) => tracing::warn!(%source, %error, "no TLS exporter"),
-            }
-        }
-        .boxed()
-    })
 }
 
 /// SIGHUP: policy, inventory, deny list and trusted agents are read again.

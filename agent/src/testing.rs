@@ -41,7 +41,7 @@ use crate::ca::x509::{Authority, Purpose};
 use crate::config::Config;
 use crate::evidence::{self, Evidence};
 use crate::http::Api;
-use crate::identity::{DenyHook, VerifiedPrincipal};
+use crate::identity::{DenyHook, EnrollEnd, VerifiedPrincipal};
 use crate::inventory::{Target, TargetLogin};
 use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
@@ -131,6 +131,7 @@ fn rules(verify: Arc<Verify>, decide: Arc<Decider>, changes: &watch::Sender<u64>
     Rules {
         verify,
         admit: Arc::new(|_, _| Ok(())),
+        denied: Arc::new(|_| None),
         decide,
         lookup: Arc::new(|name| match name.as_str() {
             "web-1" | "db-1" => Ok(target(name.as_str())),
@@ -236,7 +237,7 @@ pub(crate) struct Agent {
     pub(crate) hold: watch::Sender<bool>,
     /// Key of a principal whose certificates count no more.
     pub(crate) barred: Arc<Mutex<Option<String>>>,
-    changes: watch::Sender<u64>,
+    pub(crate) changes: watch::Sender<u64>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
     certificates: Certificates,
@@ -403,7 +404,11 @@ impl Agent {
                 decide(request)
             })
         };
-        let rules = rules(verify, decide, &changes);
+        let mut rules = rules(verify, decide, &changes);
+        rules.denied = {
+            let trust = Arc::clone(&trust);
+            Arc::new(move |who| trust.denies(who.principal(), who.serial()))
+        };
         let hold = watch::Sender::new(false);
         let doors = Doors {
             dial: {
@@ -483,7 +488,10 @@ impl Agent {
         let server = Server {
             core: core.clone(),
             tls,
-            enroll: Arc::new(|_, _| async {}.boxed()),
+            enroll: Arc::new(|_, _| {
+                    // Whatever comes is cut off at once.
+                    async { EnrollEnd::Broken(std::io::ErrorKind::UnexpectedEof.into()) }.boxed()
+                }),
             http: Api::new(core.clone()),
             drain: knobs.drain,
         };

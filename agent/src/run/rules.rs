@@ -18,6 +18,7 @@ pub(super) fn rules(
     changes: watch::Receiver<u64>,
 ) -> Rules {
     let stale = inventory.trouble();
+    let judge = Arc::clone(&trust);
     Rules {
         verify: Arc::new(move |certificate: &CertificateDer<'static>| {
             let now = OffsetDateTime::now_utc().unix_timestamp();
@@ -37,6 +38,7 @@ pub(super) fn rules(
                     .admit(who.principal(), Some(who.serial()), source, now)
             })
         },
+        denied: Arc::new(move |who| judge.denies(who.principal(), who.serial())),
         decide: {
             let policy = Arc::clone(&policy);
             Arc::new(move |request: &Request| policy.current().decide(request))

@@ -149,6 +149,12 @@ impl Keeper {
             sources.push(granted.source);
         }
         let inner = session.state.inner();
+        let denied = std::iter::once(&session.grant)
+            .chain(&inner)
+            .find_map(|grant| (rules.denied)(&grant.request().who));
+        if denied.is_some() {
+            return denied;
+        }
         for source in sources {
             for grant in std::iter::once(&session.grant).chain(&inner) {
                 match (rules.decide)(&grant.again(now, source, target.clone())) {
