@@ -7,3 +7,4 @@ mod denials;
 mod evidence;
 mod harness;
 mod interop;
+mod operate;
