@@ -90,8 +90,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Check(arguments) => {
             install_provider()?;
-            let findings =
-                runtime()?.block_on(check::check(&arguments.config, arguments.local));
+            let findings = runtime()?.block_on(check::check(&arguments.config, arguments.local));
             let text = if arguments.json {
                 finding::json(&findings)?
             } else {

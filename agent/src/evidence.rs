@@ -36,10 +36,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use health::{Health, lock};
 pub(crate) use open::agent_event;
 pub use open::{LookError, OpenError, Settings, Startup, look};
-pub use recover::LogError;
 use quota::Usage;
 use reader::FolderStore;
 use recorder::{Begin, Open, Queue, ROOM};
+pub use recover::LogError;
 use writer::Order;
 
 /// What leaves say of the program that wrote them.

@@ -183,10 +183,9 @@ async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence>
             config.evidence.recipients.clone(),
         )
     };
-    let (evidence, startup) =
-        tokio::task::spawn_blocking(move || Evidence::open(settings))
-            .await?
-            .map_err(|error| hinted("evidence", &error, error.hint()))?;
+    let (evidence, startup) = tokio::task::spawn_blocking(move || Evidence::open(settings))
+        .await?
+        .map_err(|error| hinted("evidence", &error, error.hint()))?;
     tracing::info!(
         entries = startup.entries,
         kept = startup.kept,

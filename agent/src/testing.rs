@@ -489,9 +489,9 @@ impl Agent {
             core: core.clone(),
             tls,
             enroll: Arc::new(|_, _| {
-                    // Whatever comes is cut off at once.
-                    async { EnrollEnd::Broken(std::io::ErrorKind::UnexpectedEof.into()) }.boxed()
-                }),
+                // Whatever comes is cut off at once.
+                async { EnrollEnd::Broken(std::io::ErrorKind::UnexpectedEof.into()) }.boxed()
+            }),
             http: Api::new(core.clone()),
             drain: knobs.drain,
         };

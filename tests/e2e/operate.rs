@@ -63,7 +63,9 @@ async fn a_denied_user_is_cut_off_and_does_not_come_back() {
     postern_as(&lab, "bob", &["login"]).await.status(0);
     let mut running = lab
         .postern("alice")
-        .args(["connect", "web-1", "--", "echo", "here", "&&", "sleep", "600"])
+        .args([
+            "connect", "web-1", "--", "echo", "here", "&&", "sleep", "600",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

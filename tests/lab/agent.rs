@@ -283,7 +283,8 @@ impl Agent {
         command
     }
 
-    /// What it logged.(&self) -> String {
+    /// What it logged.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 

@@ -74,7 +74,10 @@ fn check_keys(config: &Config, now: i64) -> Vec<Finding> {
     )];
     findings.push(check_server(config, &folder, &keys, now));
     findings.push(check_client_ca(config, &folder, &keys, now));
-    for (subject, file) in [("server CA", name::SERVER_CA), ("client CA root", name::CLIENT_ROOT)] {
+    for (subject, file) in [
+        ("server CA", name::SERVER_CA),
+        ("client CA root", name::CLIENT_ROOT),
+    ] {
         findings.extend(check_ca(subject, file, &folder, now));
     }
     for agent in &config.trust.agents {

@@ -104,7 +104,10 @@ pub(super) fn agent_toml(settings: &Settings<'_>) -> String {
     let endpoint = match &arguments.sts_endpoint {
         Some(url) => format!("endpoint_url = {}", quote(url)),
         None => {
-            format!("# endpoint_url = \"https://vpce-0123.sts.{}.vpce.amazonaws.com\"", arguments.region)
+            format!(
+                "# endpoint_url = \"https://vpce-0123.sts.{}.vpce.amazonaws.com\"",
+                arguments.region
+            )
         }
     };
     let bundle = match &settings.ca_bundle {
@@ -354,7 +357,11 @@ pub(super) fn summary(made: &Summary<'_>) -> String {
          \n\
          {profile}",
         config = made.config.display(),
-        offline_too = if made.offline_is_new { ", offline/" } else { "" },
+        offline_too = if made.offline_is_new {
+            ", offline/"
+        } else {
+            ""
+        },
         offline_step = if made.offline_is_new {
             format!(
                 "Move {} to offline storage: its README says why.",

@@ -591,8 +591,20 @@ async fn check_says_that_there_is_no_room_for_recordings() {
     )
     .await;
     let shown = told_of(&found, &["free space"], folder.path());
-    let free = shown.split(": ").nth(1).unwrap().split(" MiB").next().unwrap();
-    let place = shown.split(" under ").nth(1).unwrap().split(',').next().unwrap();
+    let free = shown
+        .split(": ")
+        .nth(1)
+        .unwrap()
+        .split(" MiB")
+        .next()
+        .unwrap();
+    let place = shown
+        .split(" under ")
+        .nth(1)
+        .unwrap()
+        .split(',')
+        .next()
+        .unwrap();
     let shown = shown.replace(free, "[free]").replace(place, "[store]");
     insta::assert_snapshot!(shown);
 }

@@ -88,7 +88,12 @@ impl ConfigError {
 pub(crate) fn unknown_key(message: &str) -> Option<(String, String)> {
     let rest = message.strip_prefix("unknown field `")?;
     let (key, rest) = rest.split_once('`')?;
-    let known: Vec<_> = rest.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let known: Vec<_> = rest
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect();
     Some((key.to_owned(), nearest(key, &known)))
 }
 

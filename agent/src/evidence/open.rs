@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postern_proto::audit::event::{Event, Fact, RecordingDigest};
-use postern_proto::audit::ocsf;
 use postern_proto::audit::note::{LogIdentity, LogSigner, NoteError, sign_key_change};
+use postern_proto::audit::ocsf;
 use postern_proto::names::{AgentId, SessionId};
 use postern_proto::recording::RecordingName;
 use rustix::fs::{FlockOperation, flock};
@@ -268,8 +268,7 @@ impl Evidence {
         events.extend(interrupted);
         writer.begin(events)?;
 
-        let evidence =
-            start(
+        let evidence = start(
             settings, vkey, auditors, health, usage, writer, checkpoint, lock,
         )
         .map_err(fault)?;

@@ -107,9 +107,7 @@ impl Recorded {
             PrincipalUsage {
                 bytes: AtomicU64::new(bytes),
                 // A machine that has just started counts from then on: longer, not shorter.
-                since: now
-                    .checked_sub(Duration::from_millis(age))
-                    .unwrap_or(now),
+                since: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
             }
         };
         let usages = sums.into_iter();

@@ -418,11 +418,19 @@ async fn a_changed_deny_list_is_noticed_and_a_broken_one_keeps_the_old() {
     let changed = tokio::time::timeout(minute, changes.changed()).await;
     changed.expect("the change is noticed").unwrap();
     assert!(trust.denies(&subject(ALICE).principal, "").is_some());
-    assert!(trust.verify_certificate(&identity(&bench.client_ca).chain[0], now()).is_err());
+    assert!(
+        trust
+            .verify_certificate(&identity(&bench.client_ca).chain[0], now())
+            .is_err()
+    );
 
     std::fs::write(&config.deny, "alice\n").unwrap();
     let broken = tokio::time::timeout(minute, trouble.wait_for(Option::is_some)).await;
-    let why = broken.expect("the fault is noticed").unwrap().clone().unwrap();
+    let why = broken
+        .expect("the fault is noticed")
+        .unwrap()
+        .clone()
+        .unwrap();
     assert!(why.ends_with("deny:1: `alice` denies nobody"), "{why}");
     assert!(trust.denies(&subject(ALICE).principal, "").is_some());
 

@@ -33,7 +33,10 @@ pub(super) async fn store(config: &Config) -> Vec<Finding> {
     let Some(place) = existing(&folder) else {
         return vec![Finding::error(
             SUBJECT,
-            format!("{} cannot be made: nothing above it exists", folder.display()),
+            format!(
+                "{} cannot be made: nothing above it exists",
+                folder.display()
+            ),
             "name a folder in `evidence.store`",
         )];
     };

@@ -274,7 +274,11 @@ async fn a_partial_bundle_that_a_power_cut_tore_is_made_again() {
         let signers = [LogSigner::new(&agent(), key(SEED[0]).0.expose_secret()).unwrap()];
         let entries = recover::inspect(folder.path(), &agent(), &signers).unwrap();
         assert_eq!(entries.unwrap().to_string(), size);
-        assert_eq!(std::fs::read(&partial).unwrap(), torn, "looking changes nothing");
+        assert_eq!(
+            std::fs::read(&partial).unwrap(),
+            torn,
+            "looking changes nothing"
+        );
         drop(recover::open(folder.path(), &agent(), signers.into()).unwrap());
         assert_eq!(std::fs::read(&partial).unwrap(), whole);
     }

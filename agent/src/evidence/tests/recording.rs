@@ -262,7 +262,10 @@ async fn retention_deletes_daily_what_is_old_enough_by_then() {
     let now = std::time::SystemTime::now();
     for (number, age) in [(2, 100), (3, 80)] {
         evidence.append(granted(number)).await.unwrap();
-        let recording = evidence.begin(session(number), "p", terminal()).await.unwrap();
+        let recording = evidence
+            .begin(session(number), "p", terminal())
+            .await
+            .unwrap();
         let digest = recording.close().await.unwrap();
         let path = folder.path().join("recordings").join(recording.name());
         evidence
@@ -328,7 +331,10 @@ async fn a_restart_gives_nobody_a_new_quota() {
     for number in [1, 2] {
         evidence.append(by_alice(granted(number))).await.unwrap();
         let key = alice.key();
-        let recording = evidence.begin(session(number), &key, terminal()).await.unwrap();
+        let recording = evidence
+            .begin(session(number), &key, terminal())
+            .await
+            .unwrap();
         recording.write(chunk()).await.unwrap();
         recording.write(chunk()).await.unwrap();
         let digest = recording.close().await.unwrap();
@@ -340,10 +346,22 @@ async fn a_restart_gives_nobody_a_new_quota() {
     evidence.shutdown().await.unwrap();
 
     let (evidence, _) = Evidence::open(settings).unwrap();
-    let recording = evidence.begin(session(3), &alice.key(), terminal()).await.unwrap();
-    recording.write(Entry::Output("a little".into())).await.unwrap();
-    assert!(matches!(recording.write(chunk()).await, Err(EvidenceError::Quota(300_000))));
-    let other = evidence.begin(session(4), "1/AIDABOB", terminal()).await.unwrap();
+    let recording = evidence
+        .begin(session(3), &alice.key(), terminal())
+        .await
+        .unwrap();
+    recording
+        .write(Entry::Output("a little".into()))
+        .await
+        .unwrap();
+    assert!(matches!(
+        recording.write(chunk()).await,
+        Err(EvidenceError::Quota(300_000))
+    ));
+    let other = evidence
+        .begin(session(4), "1/AIDABOB", terminal())
+        .await
+        .unwrap();
     other.write(chunk()).await.unwrap();
 }
 

@@ -60,13 +60,16 @@ async fn an_enrolment_that_comes_to_nothing_counts_as_a_failure_of_its_source() 
     let kinds = eventually(|| {
         // What the keeper does each minute; nothing is written while nothing was noted.
         agent.core.each_minute();
-        agent.events().into_iter().find_map(|event| match event.fact {
-            Fact::Unauthenticated { count, kinds } => {
-                assert_eq!((count, event.source.as_deref()), (1, Some("127.0.0.1")));
-                Some(kinds)
-            }
-            _ => None,
-        })
+        agent
+            .events()
+            .into_iter()
+            .find_map(|event| match event.fact {
+                Fact::Unauthenticated { count, kinds } => {
+                    assert_eq!((count, event.source.as_deref()), (1, Some("127.0.0.1")));
+                    Some(kinds)
+                }
+                _ => None,
+            })
     })
     .await;
     assert_eq!(kinds, ["broken enrolment"]);

@@ -254,7 +254,11 @@ impl Walk<'_> {
         let interrupted: BTreeSet<_> = interrupted.iter().copied().collect();
         let left: BTreeSet<_> = self.open.intersection(&interrupted).copied().collect();
         for session in std::mem::replace(&mut self.open, left) {
-            let granted = self.facts.sessions.get(&session).map(|(granted, _)| *granted);
+            let granted = self
+                .facts
+                .sessions
+                .get(&session)
+                .map(|(granted, _)| *granted);
             if let (false, Some(granted)) = (interrupted.contains(&session), granted) {
                 report.faults.push(Fault::SessionWithoutEnd {
                     session,
