@@ -92,7 +92,9 @@ pub(super) fn text(findings: &[Finding]) -> String {
             .count()
     };
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
-    let _ = writeln!(text, "{errors} errors, {warnings} warnings");
+    let plural = |count| if count == 1 { "" } else { "s" };
+    let (some, more) = (plural(errors), plural(warnings));
+    let _ = writeln!(text, "{errors} error{some}, {warnings} warning{more}");
     text
 }
 

@@ -187,24 +187,13 @@ fn dates(text: &str) -> String {
 async fn check_passes_what_init_made_and_warns_of_what_is_left_to_do() {
     let folder = tempfile::tempdir().unwrap();
     made(folder.path());
-    let found = findings(folder.path()).await;
+    let mut found = findings(folder.path()).await;
+    // What depends on the machine has tests of its own.
+    let machine = ["listen", "health_listen", "open files", "free space"];
+    found.retain(|finding| !machine.contains(&finding.subject.as_str()));
     let place = folder.path().display().to_string();
     let shown = finding::text(&found).replace(&place, "/etc/postern");
-    let shown = dates(&shown);
-    insta::assert_snapshot!(shown, @r"
-    ok       configuration: /etc/postern/agent.toml
-    ok       keys: 6 private keys, all different, closed to others
-    ok       server certificate: valid until [date]
-    ok       client CA: valid until [date]
-    ok       trust: 0 other agents, 0 withdrawn
-    warning  offline CAs: /etc/postern/offline is still on this machine
-             hint: move it to offline storage: its README says why
-    warning  recipients: only one auditor can read recordings: if that key is lost, they are lost
-             hint: add a second age recipient to `evidence.recipients`
-    warning  state folder: /etc/postern/state does not exist yet
-             hint: the agent makes it at start, if it may; `StateDirectory=postern` of systemd does
-    0 errors, 3 warnings
-    ");
+    insta::assert_snapshot!(dates(&shown));
 }
 
 #[tokio::test]

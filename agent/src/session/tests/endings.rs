@@ -37,7 +37,7 @@ async fn a_denied_user_loses_running_sessions_and_others_keep_theirs() {
     let agent = Agent::start().await;
     let (mut alice, _target) = tunnel(&agent).await;
     let listener = agent.listen().await;
-    let mut bob = agent.connect("bob").await;
+    let mut bob = agent.connect("bobby").await;
     bob.open(&open(5432)).await;
     let (mut target, _) = listener.accept().await.unwrap();
     bob.granted().await;
