@@ -2,9 +2,7 @@
 
 use lab::stack::Options;
 
-use crate::harness::{
-    PATIENCE, Told, events, eventually, get, lab, lab_with, postern, postern_as, run,
-};
+use crate::harness::{ending, events, eventually, get, lab, lab_with, postern, postern_as, run};
 
 #[tokio::test]
 async fn an_unknown_target_is_named_with_the_nearest_one() {
@@ -177,8 +175,7 @@ async fn a_forbid_on_a_user_ends_the_running_session_and_blocks_renewal() {
     );
     let folder = lab.agent.config.with_file_name("policy");
     std::fs::write(folder.join("left.cedar"), policy).unwrap();
-    let ended = tokio::time::timeout(PATIENCE, running.wait_with_output());
-    let told: Told = ended.await.expect("it ends").unwrap().into();
+    let told = ending(running).await;
     told.status(255).says(&["left-the-company"]);
     postern(&lab, &["connect", "web-1", "--", "true"])
         .await

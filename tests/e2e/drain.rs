@@ -5,7 +5,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt as _;
 
-use crate::harness::{PATIENCE, Told, events, get, lab, postern};
+use crate::harness::{ending, events, get, lab, postern};
 
 #[tokio::test]
 async fn a_session_is_told_and_the_log_is_closed_in_order() {
@@ -24,8 +24,7 @@ async fn a_session_is_told_and_the_log_is_closed_in_order() {
     assert!(get(&lab, "/metrics").await.1.contains("postern_sessions 1"));
 
     lab.agent.signal(Signal::TERM).unwrap();
-    let ended = tokio::time::timeout(PATIENCE, running.wait_with_output());
-    let told: Told = ended.await.expect("it ends").unwrap().into();
+    let told = ending(running).await;
     told.status(255).says(&["shutting down"]);
     lab.agent.ended().await.unwrap();
 

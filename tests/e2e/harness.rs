@@ -7,7 +7,7 @@ use std::time::Duration;
 use lab::stack::{Lab, Options};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// No single command of a story takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -109,6 +109,14 @@ pub(crate) async fn run(command: &mut Command, input: &[u8]) -> Told {
         .expect("the command ends")
         .unwrap()
         .into()
+}
+
+/// What a running command tells when it ends by itself: its input stays open.
+pub(crate) async fn ending(mut child: Child) -> Told {
+    let stdin = child.stdin.take();
+    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    drop(stdin);
+    ended.expect("the command ends").unwrap().into()
 }
 
 /// `GET PATH` of the agent's health address: status and text.

@@ -52,6 +52,6 @@ async fn a_key_that_cannot_be_pushed_opens_nothing_and_says_why() {
     ));
     let told = postern(&lab, &CONNECT).await.status(255);
     assert_eq!(told.out(), "");
-    told.says(&["Instance not found", "hint:"]);
+    told.says(&["does not exist any more", "hint:"]);
     lab.stop().await.unwrap();
 }

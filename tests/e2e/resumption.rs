@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 use crate::by_hand::enrolment::enrol;
 use crate::by_hand::sts::Keys;
 use crate::by_hand::wire::{Answer, Certified, PIPE, Pipe, open_web, settings};
-use crate::harness::{PATIENCE, Told, eventually, get, lab, postern_as, run};
+use crate::harness::{ending, eventually, get, lab, postern_as, run};
 
 /// A pipe that was opened with a ticket.
 async fn resumed(lab: &Lab, settings: &Arc<ClientConfig>) -> Pipe {
@@ -129,8 +129,7 @@ async fn a_running_session_ends_when_its_user_is_denied() {
     let list = lab.agent.config.with_file_name("deny");
     std::fs::write(&list, format!("user 111122223333/{user}\n")).unwrap();
     lab.agent.signal(rustix::process::Signal::HUP).unwrap();
-    let ended = tokio::time::timeout(PATIENCE, running.wait_with_output());
-    let told: Told = ended.await.expect("it ends").unwrap().into();
+    let told = ending(running).await;
     told.status(255).says(&["deny list"]);
     lab.stop().await.unwrap();
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lab::stack::Lab;
 
-use crate::harness::{Told, copy_folder, lab, postern, run};
+use crate::harness::{Told, copy_folder, lab, postern, postern_as, run};
 
 /// A lab whose store holds two recorded sessions, stopped, with a copy of its store to break.
 struct Store {
@@ -22,7 +22,10 @@ impl Store {
                 .status(0);
         }
         // The agent's own reading of it is in the log too.
-        postern(&lab, &["audit", "verify"]).await.status(0);
+        postern_as(&lab, "carol", &["login"]).await.status(0);
+        postern_as(&lab, "carol", &["audit", "verify"])
+            .await
+            .status(0);
         let copy = tempfile::tempdir().unwrap();
         copy_folder(&lab.agent.audit_store, copy.path());
         Self { lab, copy }

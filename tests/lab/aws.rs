@@ -380,6 +380,13 @@ impl Aws {
             .with(|state| state.pushed.live(instance_id, os_user, now))
     }
 
+    /// Calls this with every key that is pushed from now on, before the push is answered. It must
+    /// not call back.
+    pub fn on_push(&self, listener: impl Fn(&PushedKey) + Send + 'static) {
+        self.shared
+            .with(|state| state.pushed.listeners.push(Box::new(listener)));
+    }
+
     /// Every call so far, oldest first, as CloudTrail records.
     #[must_use]
     pub fn events(&self) -> Vec<Value> {

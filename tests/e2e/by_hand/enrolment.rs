@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::sts::{Keys, date};
 use super::wire::{Certified, ClientKey, ENROLL, dial, open_web, settings};
-use crate::harness::{PATIENCE, eventually, postern};
+use crate::harness::PATIENCE;
 
 /// A connection that was challenged.
 pub(crate) struct Enrolment {
@@ -125,27 +125,28 @@ impl Enrolment {
 
     /// Sends a line.
     pub(crate) async fn say(self, line: &str) -> Outcome {
-        let (outcome, more) = self.exchange(&format!("{line}\n")).await;
-        assert_eq!(more, "", "one answer alone");
-        outcome
+        let said = self.exchange(&format!("{line}\n")).await;
+        let mut lines = said.lines();
+        let outcome = lines.next().expect("an answer");
+        assert_eq!(lines.next(), None, "one answer alone");
+        serde_json::from_str(outcome).expect(outcome)
     }
 
-    /// Sends two proofs at once: the answer, and what came behind it.
-    pub(crate) async fn answer_twice(self, first: &Proof, second: &Proof) -> (Outcome, String) {
+    /// Sends two proofs at once: all that is said to them.
+    pub(crate) async fn answer_twice(self, first: &Proof, second: &Proof) -> String {
         let line = |proof| serde_json::to_string(proof).unwrap();
         let both = format!("{}\n{}\n", line(first), line(second));
         self.exchange(&both).await
     }
 
-    async fn exchange(mut self, message: &str) -> (Outcome, String) {
+    async fn exchange(mut self, message: &str) -> String {
         let exchange = async {
             self.stream.write_all(message.as_bytes()).await.unwrap();
             self.stream.flush().await.unwrap();
-            let (mut line, mut more) = (String::new(), String::new());
-            self.stream.read_line(&mut line).await.unwrap();
+            let mut said = Vec::new();
             // The agent leaves, with or without TLS's own goodbye.
-            let _ = self.stream.read_to_string(&mut more).await;
-            (serde_json::from_str(&line).expect(&line), more)
+            let _ = self.stream.read_to_end(&mut said).await;
+            String::from_utf8(said).unwrap()
         };
         tokio::time::timeout(PATIENCE, exchange)
             .await
@@ -180,19 +181,6 @@ pub(crate) async fn enrol_key(
         Outcome::Issued { chain, .. } => Certified::new(&chain, key),
         other => panic!("not enrolled: {other:?}"),
     }
-}
-
-/// The log's entry about a refused enrolment.
-pub(crate) async fn refusal_event(lab: &Lab) -> String {
-    let store = lab.agent.audit_store.display().to_string();
-    eventually("the refusal is in the log", async || {
-        let arguments = ["--json", "audit", "ls", "--events", "--store", &store];
-        let told = postern(lab, &arguments).await.status(0).out();
-        let events: serde_json::Value = serde_json::from_str(&told).expect(&told);
-        let text = events.to_string();
-        text.contains("enrollment_refused").then_some(text)
-    })
-    .await
 }
 
 /// As it stands in messages.
