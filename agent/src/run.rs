@@ -1,8 +1,8 @@
 //! The agent from start to end, as a checklist: evidence, policy, inventory, trust, attestation,
 //! listeners; then signals; then an orderly stop.
 
+mod chronicle;
 mod doors;
-mod events;
 mod rules;
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,7 @@ use crate::policy::PolicyStore;
 use crate::server::Server;
 use crate::tls::{PeerTrust, TlsSettings};
 use crate::{health, http};
+use chronicle::Chronicle;
 
 /// How long an idle session without a step-up waits for a further pipe.
 const LINGER: Duration = Duration::from_secs(60);
@@ -65,18 +66,14 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
     tasks.spawn(Arc::clone(&trust).run(Arc::clone(&config), own, stop.clone()));
 
     let record = record(evidence.clone());
-    tasks.spawn(until(
-        stop.clone(),
-        events::policies(Arc::clone(&policy), Arc::clone(&record)),
-    ));
-    tasks.spawn(until(
-        stop.clone(),
-        events::trust(Arc::clone(&trust), Arc::clone(&record)),
-    ));
+    let chronicle = Chronicle::begin(&policy, Arc::clone(&record)).await?;
+    tasks.spawn(until(stop.clone(), chronicle.run()));
+    let check_again = Arc::new(Notify::new());
+    let (attestation, checker) =
+        attest(&config, Arc::clone(&record), Arc::clone(&check_again)).await?;
     if let Some(keep) = config.evidence.retention {
         tasks.spawn(until(stop.clone(), evidence.clone().run_retention(keep)));
     }
-    let (attestation, checker) = attest(&config, Arc::clone(&record)).await?;
     tasks.spawn(until(stop.clone(), checker));
 
     let listener = bind(config.listen).await?;
@@ -131,6 +128,7 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
         trust,
         policy,
         inventory,
+        check_again,
     ));
     let server = Server {
         core: Arc::clone(&core),
@@ -249,6 +247,7 @@ fn record(evidence: Evidence) -> Record {
 async fn attest(
     config: &Config,
     record: Record,
+    again: Arc<Notify>,
 ) -> anyhow::Result<(
     watch::Receiver<AttestationState>,
     impl Future<Output = ()> + Send + 'static,
@@ -256,10 +255,9 @@ async fn attest(
     let attestation = Attestation::new(config).await?;
     let sender = Attestation::channel();
     let receiver = sender.subscribe();
-    Ok((
-        receiver,
-        async move { attestation.run(sender, record).await },
-    ))
+    Ok((receiver, async move {
+        attestation.run(sender, record, &again).await
+    }))
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
@@ -283,7 +281,6 @@ fn troubles(
 ) -> Vec<crate::assemble::Trouble> {
     let (policy, inventory, trust) = (policy.trouble(), inventory.trouble(), trust.trouble());
     vec![
-        Arc::new(move || trust.borrow().as_ref().map(|why| format!("trust: {why}"))),
         Arc::new(move || policy.borrow().as_ref().map(|why| format!("policy: {why}"))),
         Arc::new(move || {
             inventory
@@ -291,6 +288,7 @@ fn troubles(
                 .as_ref()
                 .map(|why| format!("inventory: {why}"))
         }),
+        Arc::new(move || trust.borrow().as_ref().map(|why| format!("trust: {why}"))),
         Arc::new(move || match &*attestation.borrow() {
             AttestationState::Open => None,
             AttestationState::Closed(why) => Some(format!("enrolment is closed: {why}")),
@@ -339,7 +337,8 @@ fn ceilings(config: &Config) -> Ceilings {
     }
 }
 
-/// SIGHUP: policy, inventory, deny list and trusted agents are read again.
+/// SIGHUP: policy, inventory, deny list and trusted agents are read again, and the attestation
+/// role is checked.
 async fn reload(
     stop: CancellationToken,
     config: Arc<Config>,
@@ -347,6 +346,7 @@ async fn reload(
     trust: Arc<PeerTrust>,
     policy: Arc<PolicyStore>,
     inventory: Arc<Inventory>,
+    check_again: Arc<Notify>,
 ) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         tracing::error!("SIGHUP cannot be caught");
@@ -358,6 +358,7 @@ async fn reload(
             _ = hangup.recv() => {}
         }
         inventory.refresh();
+        check_again.notify_one();
         if let Err(error) = policy.reload() {
             tracing::error!(%error, "policy: the old one stays");
         }

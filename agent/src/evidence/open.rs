@@ -201,10 +201,6 @@ impl Evidence {
         let auditors =
             Arc::new(Auditors::new(&settings.recipients).map_err(OpenError::Recipients)?);
         let signers = signers(&settings).map_err(OpenError::Key)?;
-        let vkey = signers
-            .first()
-            .map(|signer| signer.vkey().to_owned())
-            .unwrap_or_default();
 
         let recordings = folder.join("recordings");
         disk::make_folder(&recordings).map_err(fault)?;
@@ -268,10 +264,8 @@ impl Evidence {
         events.extend(interrupted);
         writer.begin(events)?;
 
-        let evidence = start(
-            settings, vkey, auditors, health, usage, writer, checkpoint, lock,
-        )
-        .map_err(fault)?;
+        let evidence =
+            start(settings, auditors, health, usage, writer, checkpoint, lock).map_err(fault)?;
         Ok((evidence, startup))
     }
 }
@@ -376,7 +370,6 @@ fn interrupted(store: &FolderStore, open: &OpenSessions) -> io::Result<Vec<Event
 
 fn start(
     settings: Settings,
-    vkey: String,
     auditors: Arc<Auditors>,
     health: Arc<Health>,
     usage: Usage,
@@ -385,6 +378,9 @@ fn start(
     lock: File,
 ) -> io::Result<Evidence> {
     let (orders, taken) = mpsc::channel(QUEUE);
+    let signer = writer.log.signers.first();
+    let vkey = signer.map(|signer| signer.vkey().to_owned());
+    let vkey = vkey.unwrap_or_default();
     let queue = Arc::new(Queue::default());
     let dirty = Arc::new(Dirty::new());
     let recordings = settings.folder.join("recordings");

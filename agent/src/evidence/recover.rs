@@ -49,9 +49,9 @@ impl LogError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Io(_) => "the agent's user must be able to read and write the whole store",
-            Self::Checkpoint(NoteError::Key) => {
-                "keys/audit-log.key is another key than the one that signed this log: restore the \
-                 right one, or name a new store in `evidence.store` and keep this one"
+            Self::Checkpoint(NoteError::Signature | NoteError::Origin(_)) => {
+                "this log is another agent's, or keys/audit-log.key is not the key that signed it: \
+                 restore the right key, or name a new store in `evidence.store` and keep this one"
             }
             _ => {
                 "somebody or something changed the store: keep it as it is for inquiry (`postern \

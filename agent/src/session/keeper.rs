@@ -149,13 +149,10 @@ impl Keeper {
             sources.push(granted.source);
         }
         let inner = session.state.inner();
-        let denied = std::iter::once(&session.grant)
-            .chain(&inner)
-            .find_map(|grant| (rules.denied)(&grant.request().who));
-        if denied.is_some() {
-            return denied;
-        }
         for source in sources {
+            if let Err(denial) = (rules.admit)(&granted.who, source) {
+                return Some(format!("you may not come in any more: {}", denial.message));
+            }
             for grant in std::iter::once(&session.grant).chain(&inner) {
                 match (rules.decide)(&grant.again(now, source, target.clone())) {
                     Decision::Allow(_) => {}

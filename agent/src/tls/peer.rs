@@ -238,15 +238,24 @@ impl PeerTrust {
         })
     }
 
-    /// Why this principal gets no (further) certificate (`serial` is empty), or keeps no session
-    /// that was opened with the certificate of this serial.
+    /// Why this principal, or its certificate with this serial (hex; empty at enrolment), may not
+    /// come in any more.
     pub fn denies(
         &self,
         principal: &postern_proto::names::Principal,
         serial: &str,
     ) -> Option<String> {
-        let denied = self.state().deny.denies(principal, serial);
-        denied.or_else(|| self.hook.as_ref()?(principal, serial))
+        self.listed(principal, serial)
+            .or_else(|| self.hook.as_ref()?(principal, serial))
+    }
+
+    /// The same by the deny list alone.
+    pub fn listed(
+        &self,
+        principal: &postern_proto::names::Principal,
+        serial: &str,
+    ) -> Option<String> {
+        self.state().deny.denies(principal, serial)
     }
 
     fn state(&self) -> Arc<State> {

@@ -46,7 +46,10 @@ async fn a_denied_user_loses_running_sessions_and_others_keep_theirs() {
     agent.changes.send_modify(|count| *count += 1);
     let close = alice.closed().await;
     assert_eq!(close.reason, CloseReason::Policy);
-    assert_eq!(close.message.unwrap(), "this user is denied");
+    assert_eq!(
+        close.message.unwrap(),
+        "you may not come in any more: this user is denied"
+    );
     target.write_all(b"still here").await.unwrap();
     assert_eq!(bob.data(10).await, b"still here");
     drop(bob);
