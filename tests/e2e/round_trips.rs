@@ -87,6 +87,11 @@ async fn one_way(
             let mut chunk = Vec::with_capacity(64 * 1024);
             let length = from.read_buf(&mut chunk).await?;
             let number = sender.load(Ordering::SeqCst);
+            eprintln!(
+                "TRACE {:?} {} {number} {length}",
+                Instant::now(),
+                if trip == 0 { "up" } else { "down" }
+            );
             let message = (Instant::now() + DELAY, number, chunk);
             if length == 0 || queue.send(message).await.is_err() {
                 return std::io::Result::Ok(());
