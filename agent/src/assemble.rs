@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::ca::ssh::SshExtension;
 use crate::evidence::Evidence;
 use crate::identity::VerifiedPrincipal;
 use crate::inventory::Target;
@@ -43,6 +44,8 @@ pub(crate) struct Rules {
     pub(crate) admit: Arc<dyn Fn(&VerifiedPrincipal, IpAddr) -> Result<(), Denial> + Send + Sync>,
     /// Policy's answer now.
     pub(crate) decide: Ask<Request, Decision>,
+    /// Whether policy could allow it now, on some port and host.
+    pub(crate) possible: Ask<Request, bool>,
     /// The target that a person means.
     pub(crate) lookup: Ask<TargetName, Result<Arc<Target>, NotFound>>,
     /// A target as it is now.
@@ -136,6 +139,8 @@ pub(crate) struct Login {
     pub(crate) who: VerifiedPrincipal,
     pub(crate) target: Arc<Target>,
     pub(crate) user: LoginUser,
+    /// What the target is told to permit.
+    pub(crate) extensions: Vec<SshExtension>,
 }
 
 /// A target's sshd that let us in.

@@ -52,7 +52,7 @@ async fn a_killed_agent_loses_nothing_that_the_client_received() {
             "connect",
             "web-1",
             "--",
-            "i=0; while :; do echo line $i; i=$((i+1)); done",
+            "i=0; while [ $i -lt 10000000 ]; do echo line $i || exit; i=$((i+1)); done",
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -122,7 +122,7 @@ async fn a_full_disk_ends_running_sessions_with_the_reason_and_starts_none() {
         "connect",
         "web-1",
         "--",
-        "while :; do head -c 65536 /dev/urandom | base64; done",
+        "while head -c 65536 /dev/urandom | base64; do :; done",
     ]);
     let told = run(&mut running, b"").await;
     assert_eq!(told.status, Some(255), "{}", told.stderr);

@@ -50,6 +50,10 @@ pub(super) fn rules(
             let policy = Arc::clone(&policy);
             Arc::new(move |request: &Request| policy.current().decide(request))
         },
+        possible: {
+            let policy = Arc::clone(&policy);
+            Arc::new(move |request: &Request| policy.current().possible(request))
+        },
         lookup: {
             let inventory = Arc::clone(&inventory);
             Arc::new(move |name| {

@@ -264,13 +264,16 @@ impl Stage {
         let (mut at_user, mut at_target) = (vec![], vec![]);
         loop {
             self.relay.advance().unwrap();
+            // What landed may have made room for more, though it waits for new keys itself.
+            let mut moved = false;
             for way in [Way::Up, Way::Down] {
                 if self.relay.lane(way).flight.is_some() {
                     let flight = self.asked(way).await;
                     self.relay.on_landed(way, flight).unwrap();
+                    moved = true;
                 }
             }
-            let moved = carry(&mut self.user, &mut self.relay.user.transport)
+            moved |= carry(&mut self.user, &mut self.relay.user.transport)
                 | carry(&mut self.target, &mut self.relay.target.transport)
                 | carry(&mut self.relay.user.transport, &mut self.user)
                 | carry(&mut self.relay.target.transport, &mut self.target);
