@@ -149,7 +149,7 @@ async fn a_cut_tail_is_named() {
 async fn an_inserted_entry_is_named() {
     let store = Store::recorded().await;
     store.change_entries(|entries| entries.insert(3, entries[2].clone()));
-    store.fails_with(&["entry 3"]).await;
+    store.fails_with(&["a foreign entry stands at 3"]).await;
 }
 
 #[tokio::test]
