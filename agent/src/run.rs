@@ -1,6 +1,7 @@
 //! The agent from start to end, as a checklist: evidence, policy, inventory, trust, attestation,
 //! listeners; then signals; then an orderly stop.
 
+mod chronicle;
 mod doors;
 mod rules;
 
@@ -13,7 +14,7 @@ use postern_proto::enroll;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,7 @@ use crate::policy::PolicyStore;
 use crate::server::Server;
 use crate::tls::{PeerTrust, TlsSettings};
 use crate::{health, http};
+use chronicle::Chronicle;
 
 /// How long an idle session without a step-up waits for a further pipe.
 const LINGER: Duration = Duration::from_secs(60);
@@ -64,7 +66,11 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
     )?);
 
     let record = record(evidence.clone());
-    let (attestation, checker) = attest(&config, Arc::clone(&record)).await?;
+    let chronicle = Chronicle::begin(&policy, Arc::clone(&record)).await?;
+    tasks.spawn(until(stop.clone(), chronicle.run()));
+    let check_again = Arc::new(Notify::new());
+    let (attestation, checker) =
+        attest(&config, Arc::clone(&record), Arc::clone(&check_again)).await?;
     tasks.spawn(until(stop.clone(), checker));
 
     let listener = bind(config.listen).await?;
@@ -87,9 +93,9 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
         approvals,
         evidence: evidence.clone(),
         own_addresses: own_addresses.to_vec(),
-        troubles: troubles(&policy, &inventory, attestation),
+        troubles: troubles(&policy, &inventory, &trust, attestation),
     };
-    let changes = changes(&mut tasks, &stop, &policy, &inventory);
+    let changes = changes(&mut tasks, &stop, &policy, &inventory, &trust);
     let core = Core::new(
         evidence.clone(),
         rules::rules(
@@ -119,6 +125,7 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
         trust,
         policy,
         inventory,
+        check_again,
     ));
     let server = Server {
         core: Arc::clone(&core),
@@ -224,6 +231,7 @@ fn record(evidence: Evidence) -> Record {
 async fn attest(
     config: &Config,
     record: Record,
+    again: Arc<Notify>,
 ) -> anyhow::Result<(
     watch::Receiver<AttestationState>,
     impl Future<Output = ()> + Send + 'static,
@@ -231,10 +239,9 @@ async fn attest(
     let attestation = Attestation::new(config).await?;
     let sender = Attestation::channel();
     let receiver = sender.subscribe();
-    Ok((
-        receiver,
-        async move { attestation.run(sender, record).await },
-    ))
+    Ok((receiver, async move {
+        attestation.run(sender, record, &again).await
+    }))
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
@@ -253,9 +260,11 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
 fn troubles(
     policy: &PolicyStore,
     inventory: &Inventory,
+    trust: &PeerTrust,
     attestation: watch::Receiver<AttestationState>,
 ) -> Vec<crate::assemble::Trouble> {
     let (policy, inventory) = (policy.trouble(), inventory.trouble());
+    let trust = trust.trouble();
     vec![
         Arc::new(move || policy.borrow().as_ref().map(|why| format!("policy: {why}"))),
         Arc::new(move || {
@@ -264,6 +273,7 @@ fn troubles(
                 .as_ref()
                 .map(|why| format!("inventory: {why}"))
         }),
+        Arc::new(move || trust.borrow().as_ref().map(|why| format!("trust: {why}"))),
         Arc::new(move || match &*attestation.borrow() {
             AttestationState::Open => None,
             AttestationState::Closed(why) => Some(format!("enrolment is closed: {why}")),
@@ -271,14 +281,16 @@ fn troubles(
     ]
 }
 
-/// Counts up whenever policy or inventory become other ones.
+/// Counts up whenever policy or inventory become other ones, or the deny list was read again.
 fn changes(
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
     policy: &PolicyStore,
     inventory: &Inventory,
+    trust: &PeerTrust,
 ) -> watch::Receiver<u64> {
     let (mut policies, mut targets) = (policy.subscribe(), inventory.subscribe());
+    let mut trust = trust.trouble();
     let count = watch::Sender::new(0);
     let receiver = count.subscribe();
     tasks.spawn(until(stop.clone(), async move {
@@ -286,6 +298,7 @@ fn changes(
             let changed = tokio::select! {
                 changed = policies.changed() => changed,
                 changed = targets.changed() => changed,
+                changed = trust.changed() => changed,
             };
             if changed.is_err() {
                 return;
@@ -327,7 +340,8 @@ fn enroll_serve(enroller: Arc<Enroller>) -> EnrollServe {
     })
 }
 
-/// SIGHUP: policy, inventory, deny list and trusted agents are read again.
+/// SIGHUP: policy, inventory, deny list and trusted agents are read again, and the attestation
+/// role is checked.
 async fn reload(
     stop: CancellationToken,
     config: Arc<Config>,
@@ -335,6 +349,7 @@ async fn reload(
     trust: Arc<PeerTrust>,
     policy: Arc<PolicyStore>,
     inventory: Arc<Inventory>,
+    check_again: Arc<Notify>,
 ) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         tracing::error!("SIGHUP cannot be caught");
@@ -346,6 +361,7 @@ async fn reload(
             _ = hangup.recv() => {}
         }
         inventory.refresh();
+        check_again.notify_one();
         if let Err(error) = policy.reload() {
             tracing::error!(%error, "policy: the old one stays");
         }

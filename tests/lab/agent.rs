@@ -319,6 +319,11 @@ impl Agent {
     /// SIGTERM: it drains and ends.
     pub async fn stop(mut self) -> Result<()> {
         self.signal(rustix::process::Signal::TERM)?;
+        self.ended().await
+    }
+
+    /// Waits for its orderly end, which somebody ordered.
+    pub async fn ended(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else {
             return Ok(());
         };

@@ -252,6 +252,12 @@ impl Transport {
         self.host_key.as_ref().map(|(_, key)| key)
     }
 
+    /// Whether the peer is the client that comes with this agent.
+    pub(super) fn peer_is_postern(&self) -> bool {
+        let peer = self.peer_identification.as_deref();
+        peer.is_some_and(|peer| peer.starts_with(b"SSH-2.0-postern_"))
+    }
+
     /// From now on the peer is authenticated: longer packets and new keys by volume.
     pub(super) fn authenticated(&mut self) {
         self.authenticated = true;

@@ -13,6 +13,8 @@ use rustls::{
     SignatureScheme,
 };
 
+use tokio::sync::watch;
+
 use crate::ca::client::{ClientCertificate, MalformedCertificate};
 use crate::config::Config;
 use crate::identity::{DenyFault, DenyHook, DenyList, VerifiedPrincipal};
@@ -24,6 +26,8 @@ pub struct PeerTrust {
     state: RwLock<Arc<State>>,
     hook: Option<DenyHook>,
     algorithms: WebPkiSupportedAlgorithms,
+    /// Why the last reading was refused; sent anew with every reading.
+    trouble: watch::Sender<Option<Arc<str>>>,
 }
 
 struct State {
@@ -123,14 +127,29 @@ impl PeerTrust {
             state: RwLock::new(Arc::new(State::load(config, own)?)),
             hook,
             algorithms: super::provider().signature_verification_algorithms,
+            trouble: watch::Sender::new(None),
         })
     }
 
-    /// Reads the deny list and the trusted agents again; on an error the old ones stay.
+    /// Reads the deny list and the trusted agents again; on an error the old ones stay, and
+    /// [`Self::trouble`] tells why.
     pub fn reload(&self, config: &Config, own: &CertificateDer<'static>) -> Result<(), TrustFault> {
-        let state = Arc::new(State::load(config, own)?);
-        *self.state.write().unwrap_or_else(|e| e.into_inner()) = state;
-        Ok(())
+        let loaded = State::load(config, own);
+        let trouble = loaded
+            .as_ref()
+            .err()
+            .map(|fault| Arc::from(fault.to_string()));
+        let outcome = loaded.map(|state| {
+            *self.state.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(state);
+        });
+        self.trouble.send_replace(trouble);
+        outcome
+    }
+
+    /// `Some(why)` while what was read last could not be used. Changes with every reading: live
+    /// sessions are looked at again.
+    pub fn trouble(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.trouble.subscribe()
     }
 
     /// Checks the certificate that a connection presented, at `now` (seconds since 1970):
@@ -174,11 +193,7 @@ impl PeerTrust {
             .verify_client_cert(leaf, &[], time)
             .map_err(|error| fault_of(&error))?;
         let subject = &read.subject;
-        let denied = state
-            .deny
-            .denies(&subject.principal, &read.serial)
-            .or_else(|| self.hook.as_ref()?(&subject.principal, &read.serial));
-        if let Some(reason) = denied {
+        if let Some(reason) = self.denies(&subject.principal, &read.serial) {
             return Err(CertificateFault::Denied(reason));
         }
         Ok(VerifiedPrincipal {
@@ -193,10 +208,24 @@ impl PeerTrust {
         })
     }
 
-    /// Why this principal gets no (further) certificate.
-    pub fn denies(&self, principal: &postern_proto::names::Principal) -> Option<String> {
-        let denied = self.state().deny.denies(principal, "");
-        denied.or_else(|| self.hook.as_ref()?(principal, ""))
+    /// Why this principal, or its certificate with this serial (hex; empty at enrolment), may not
+    /// come in any more.
+    pub fn denies(
+        &self,
+        principal: &postern_proto::names::Principal,
+        serial: &str,
+    ) -> Option<String> {
+        self.listed(principal, serial)
+            .or_else(|| self.hook.as_ref()?(principal, serial))
+    }
+
+    /// The same by the deny list alone.
+    pub fn listed(
+        &self,
+        principal: &postern_proto::names::Principal,
+        serial: &str,
+    ) -> Option<String> {
+        self.state().deny.denies(principal, serial)
     }
 
     fn state(&self) -> Arc<State> {

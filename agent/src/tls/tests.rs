@@ -390,10 +390,10 @@ fn policy_can_deny_a_certificate_altogether() {
         trust.verify_certificate(&alice.chain[0], now()).map(|_| ()),
         Err(CertificateFault::Denied("policy `gone`".to_owned()))
     );
-    assert!(trust.denies(&subject(ALICE).principal).is_some());
+    assert!(trust.denies(&subject(ALICE).principal, "").is_some());
     assert!(
         trust
-            .denies(&subject("AIDABOBBOBBOBBOBBOB1").principal)
+            .denies(&subject("AIDABOBBOBBOBBOBBOB1").principal, "")
             .is_none()
     );
 }
