@@ -21,8 +21,8 @@ mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postern_proto::audit::event::{Access, Actor, Channel, Event, EventTarget, Fact};
@@ -88,7 +88,8 @@ pub struct Session {
     up: AtomicU64,
     down: AtomicU64,
     state: State,
-    _place: Option<SessionPlace>,
+    /// Until it is closed.
+    place: Mutex<Option<SessionPlace>>,
 }
 
 /// What a session is made of.
@@ -128,7 +129,7 @@ impl Session {
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             state: State::default(),
-            _place: beginning.place,
+            place: Mutex::new(beginning.place),
         })
     }
 
@@ -280,6 +281,11 @@ impl Session {
             self.up.load(Ordering::Relaxed),
             self.down.load(Ordering::Relaxed),
         )
+    }
+
+    /// The session is closed: what is kept of it for its client counts no longer.
+    fn give_place_back(&self) {
+        self.place.lock().unwrap_or_else(|e| e.into_inner()).take();
     }
 
     fn event(&self, fact: Fact) -> Event {

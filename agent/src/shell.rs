@@ -4,12 +4,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern_proto::gateway::message::CloseReason;
 use tokio::io::duplex;
 use tokio::time::timeout;
 
 use crate::assemble::SshTarget;
 use crate::end::End;
-use crate::pipe::{Driver, Relay};
+use crate::pipe::{Driver, PipeError, Relay};
 use crate::session::{Change, Lifeline, Session};
 use crate::tls::Connection;
 use crate::tunnel::ordered;
@@ -66,6 +67,8 @@ pub(crate) async fn run(
     let end = match end {
         // The server knows whether a client that left had what it came for.
         End::Done | End::Client(_) => End::Shell(served),
+        // `ssh` kills its ProxyCommand when it is done.
+        End::Pipe(PipeError::Lost(_)) if served.reason == CloseReason::Done => End::Shell(served),
         End::Ordered(_) => end,
         other => {
             tracing::debug!(session = %session.id(), ?served, "the SSH server ended");

@@ -8,6 +8,7 @@
 //! | [`enroll`] | the proof that AWS attests who calls and that MFA was used |
 //! | [`audit`] | events, the transparency log's layout, and its verification |
 //! | [`recording`] | the encrypted file that holds what passed through a session |
+//! | [`ssm`] | the data channel of AWS Session Manager: the route without our agent |
 //!
 //! Nothing here does I/O, reads a clock or draws randomness: callers hand in bytes, `now` and
 //! seeds. Everything that arrives is hostile: lengths are capped before memory is taken, and no
@@ -25,4 +26,5 @@ pub mod enroll;
 pub mod gateway;
 pub mod names;
 pub mod recording;
+pub mod ssm;
 pub mod wire;

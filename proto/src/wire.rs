@@ -148,6 +148,13 @@ impl Writer {
         Self::default()
     }
 
+    /// An empty buffer with room for `capacity` bytes.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(capacity),
+        }
+    }
+
     /// One byte.
     pub fn u8(mut self, value: u8) -> Self {
         self.bytes.push(value);

@@ -167,6 +167,9 @@ impl Session {
         };
         let inner = self.state.inner();
         for source in sources {
+            if let Err(denial) = (rules.admit)(who.unwrap_or(&granted.who), *source) {
+                return Some(format!("you may not come in any more: {}", denial.message));
+            }
             for grant in std::iter::once(&self.grant).chain(&inner) {
                 let mut again = grant.again(now, *source, target.clone());
                 if let Some(who) = who {

@@ -452,9 +452,6 @@ impl Attempt<'_> {
             return Err(Refusal::Ended(ending));
         }
         self.core.evidence.admit()?;
-        if let Err(denial) = (self.core.rules.admit)(&self.who, self.peer.source.ip()) {
-            return Err(self.end(session, denial.message));
-        }
         let sources = [self.peer.source.ip()];
         if let Some(objection) = session.objection(&self.core.rules, Some(&self.who), &sources) {
             return Err(self.end(session, objection));
