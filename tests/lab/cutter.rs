@@ -79,7 +79,7 @@ impl Cutter {
     /// 0.1 s to `longest` each; half of the outages are silent, and each is followed by another
     /// source address.
     pub async fn storm(&self, seed: u64, count: usize, every: u64, longest: Duration) {
-        println!("storm with seed {seed}");
+        tracing::info!(seed, "a storm");
         let mut random = StdRng::seed_from_u64(seed);
         let shared = &self.shared;
         for _ in 0..count {
@@ -98,7 +98,7 @@ impl Cutter {
             };
             let outage = random.random_range(0.1..=longest.as_secs_f64());
             let source = Ipv4Addr::new(127, 0, random.random(), random.random_range(2..=250));
-            println!("{weather:?} for {outage:.1} s, then from {source}");
+            tracing::info!(?weather, outage, %source, "an outage");
             shared.weather.send_replace(weather);
             tokio::time::sleep(Duration::from_secs_f64(outage)).await;
             shared.source.send_replace(source.into());
