@@ -71,13 +71,14 @@ async fn a_killed_agent_loses_nothing_that_the_client_received() {
         received.extend_from_slice(&buffer[..length]);
     }
     lab.agent.kill().await.unwrap();
+    // The client tries to go on, until an agent tells it that the session is gone.
+    lab.agent.start().await.unwrap();
     tokio::time::timeout(PATIENCE, stdout.read_to_end(&mut received))
         .await
         .unwrap()
         .unwrap();
     let _ = client.wait().await;
 
-    lab.agent.start().await.unwrap();
     let store = lab.agent.audit_store.display().to_string();
     let listed = postern(&lab, &["--json", "audit", "ls", "--store", &store])
         .await

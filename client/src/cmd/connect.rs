@@ -53,7 +53,7 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
     let gateway = Gateway::of(context).await?;
     let mut link = Link::open(&gateway, &request, None).await?;
     describe(context.printer, link.granted());
-    let _forwarding = if forwards.is_empty() {
+    let forwarding = if forwards.is_empty() {
         None
     } else {
         Some(
@@ -68,6 +68,9 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
     let _telling =
         (!quiet).then(|| AbortOnDropHandle::new(tokio::spawn(outage::tell(away, printer))));
     let result = on_terminal(&mut link, &mut job).await;
+    if let Some(forwarding) = forwarding {
+        forwarding.stop().await;
+    }
     let status = match result {
         Ok(status) => status,
         Err(error @ SshError::Protocol(_)) => return Err(link.why(error).await.into()),

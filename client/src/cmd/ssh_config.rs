@@ -83,6 +83,7 @@ Host {name}{suffix}
     PubkeyAuthentication no
     PasswordAuthentication no
     KbdInteractiveAuthentication no
+    ServerAliveInterval 0
 # The known hosts hold this line:
 # {authority}
 ",
@@ -170,6 +171,7 @@ mod tests {
             PubkeyAuthentication no
             PasswordAuthentication no
             KbdInteractiveAuthentication no
+            ServerAliveInterval 0
         # The known hosts hold this line:
         # @cert-authority *.postern ssh-ed25519 AAAA
         "#);

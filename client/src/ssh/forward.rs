@@ -50,7 +50,7 @@ impl Forwards {
         self.local.is_empty() && self.remote.is_empty() && self.dynamic.is_empty()
     }
 
-    /// Listens, opens the pipe and serves until the result is dropped. A forward that cannot be
+    /// Listens, opens the pipe and serves until the result is stopped. A forward that cannot be
     /// had is an error: the person asked for it.
     pub async fn start(
         self,
@@ -81,16 +81,27 @@ impl Forwards {
             remote.insert(chosen, destination);
         }
         let inbound = link.inbound();
-        let serving = serve(Arc::new(link), listeners, inbound, remote, printer);
+        let link = Arc::new(link);
+        let serving = serve(Arc::clone(&link), listeners, inbound, remote, printer);
         Ok(Running {
-            _serving: AbortOnDropHandle::new(tokio::spawn(serving)),
+            link,
+            serving: AbortOnDropHandle::new(tokio::spawn(serving)),
         })
     }
 }
 
-/// Forwards that are served; dropping it ends them.
+/// Forwards that are served.
 pub struct Running {
-    _serving: AbortOnDropHandle<()>,
+    link: Arc<Link>,
+    serving: AbortOnDropHandle<()>,
+}
+
+impl Running {
+    /// Ends them, and tells the agent: a pipe that is only dropped would be kept for us.
+    pub async fn stop(self) {
+        self.serving.abort();
+        self.link.leave().await;
+    }
 }
 
 async fn listen(bind: SocketAddr, printer: Printer) -> Result<TcpListener, SshError> {

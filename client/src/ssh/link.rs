@@ -1,6 +1,7 @@
 //! One SSH connection over one pipe.
 
 use std::borrow::Cow;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +15,7 @@ use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, SshId};
 use tokio::io::{AsyncReadExt as _, DuplexStream};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::SshError;
@@ -61,6 +63,9 @@ pub struct Link {
     granted: Granted,
     membership: Membership,
     driver: AbortOnDropHandle<Result<Outcome, PipeError>>,
+    // An order to the driver, and that it is over.
+    leave: CancellationToken,
+    left: CancellationToken,
     seen: Checkpoint,
     inbound: Option<mpsc::Receiver<Inbound>>,
     refusal: Arc<Mutex<Option<String>>>,
@@ -106,10 +111,19 @@ impl Link {
             ca: granted.ssh_host_ca.clone().unwrap_or_default(),
             agent: gateway.agent().id.to_string(),
         }));
+        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
+        let (order, told) = (leave.clone(), left.clone().drop_guard());
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
-            let outcome = pipe::relay(&mut wire, &mut far).await;
-            if outcome.is_ok() {
-                wire.farewell(CloseReason::Done).await;
+            let _told = told;
+            let outcome = tokio::select! {
+                outcome = pipe::relay(&mut wire, &mut far) => outcome,
+                () = order.cancelled() => Err(PipeError::Local(io::ErrorKind::Interrupted.into())),
+            };
+            match &outcome {
+                Ok(_) => wire.farewell(CloseReason::Done).await,
+                // The agent would wait for us to come back.
+                Err(PipeError::Local(_)) => wire.farewell(CloseReason::Client).await,
+                Err(_) => {}
             }
             outcome
         }));
@@ -121,6 +135,8 @@ impl Link {
                     granted,
                     membership,
                     driver,
+                    leave,
+                    left,
                     seen,
                     inbound: Some(inbound),
                     refusal,
@@ -195,6 +211,13 @@ impl Link {
     /// Whether the pipe below has ended.
     pub(super) fn is_over(&self) -> bool {
         self.handle.is_closed() || self.driver.is_finished()
+    }
+
+    /// Tells the agent that this pipe is over, whatever runs on it. Bounded.
+    pub(super) async fn leave(&self) {
+        self.leave.cancel();
+        // What is not said by then is not said.
+        let _late = tokio::time::timeout(CLOSING, self.left.cancelled()).await;
     }
 
     /// Ends SSH and the pipe, and checks the evidence that the agent closes with. Bounded.
