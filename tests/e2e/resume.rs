@@ -66,7 +66,7 @@ async fn a_shell_goes_on_through_cuts_and_its_recording_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let started = folder.path().join("started");
     let script = format!(
-        "touch {}; i=0; while [ $i -lt 800 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit 5",
+        "touch {}; i=0; while [ $i -lt 1500 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit 5",
         started.display()
     );
     let mut command = stormy.postern();
@@ -76,7 +76,7 @@ async fn a_shell_goes_on_through_cuts_and_its_recording_is_whole() {
         stormy.storm_once(&started, 1, 5, 8 * 1024)
     );
     let told = told.status(5);
-    let expected: String = (0..800).map(|i| format!("line {i}\n")).collect();
+    let expected: String = (0..1500).map(|i| format!("line {i}\n")).collect();
     assert!(told.out() == expected, "{}", told.out());
 
     let store = stormy.lab.agent.audit_store.display().to_string();
@@ -99,7 +99,7 @@ async fn a_shell_goes_on_through_cuts_and_its_recording_is_whole() {
         .lines()
         .filter(|line| line.starts_with("line "))
         .collect();
-    assert_eq!(lines.len(), 800, "{played}");
+    assert_eq!(lines.len(), 1500, "{played}");
     stormy.end().await;
 }
 

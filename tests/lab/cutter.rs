@@ -75,7 +75,7 @@ impl Cutter {
         })
     }
 
-    /// Cuts `count` times, whenever `every` further bytes have passed (or half a second has), for
+    /// Cuts `count` times, whenever `every` further bytes have passed (or six seconds have), for
     /// 0.1 s to `longest` each; half of the outages are silent, and each is followed by another
     /// source address.
     pub async fn storm(&self, seed: u64, count: usize, every: u64, longest: Duration) {
@@ -89,8 +89,8 @@ impl Cutter {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             };
-            // A program that is waiting gets its outage too.
-            let _late = tokio::time::timeout(Duration::from_millis(500), passed).await;
+            // A program that is waiting gets its outage too, but time to come back first.
+            let _late = tokio::time::timeout(Duration::from_secs(6), passed).await;
             let weather = if random.random() {
                 Weather::Cut
             } else {
