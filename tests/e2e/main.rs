@@ -6,6 +6,7 @@ mod attestation;
 mod aws;
 mod by_hand;
 mod connect;
+mod database;
 mod denials;
 mod drain;
 mod enrolment;
