@@ -178,7 +178,6 @@ mod ssh {
 
 /// The agent's reader of STS answers.
 #[path = "../../../agent/src/identity"]
-#[expect(dead_code, reason = "the agent uses the rest of this module")]
 mod identity {
     mod answer;
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::ca::client::ClientCa;
 use crate::ca::ssh::{SshHostCa, SshUserCa, generate};
 use crate::ca::x509::{Authority, Purpose};
+use crate::keys::SecretText;
 use crate::testing::{events, evidence, principal, target};
 
 /// Keys as `init` makes them, in memory.
@@ -25,7 +26,7 @@ fn keys() -> Keys {
         ssh_user_ca: Arc::new(SshUserCa::new(generate("users").unwrap()).unwrap()),
         ssh_host_ca: Arc::new(SshHostCa::new(generate("hosts").unwrap()).unwrap()),
         ssh_host_key: Arc::new(generate("agent").unwrap()),
-        log_key: log_key.as_str().into(),
+        log_key: SecretText::new(log_key),
         log_verifier_key,
     }
 }
