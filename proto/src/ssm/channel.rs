@@ -278,15 +278,19 @@ impl DataChannel {
         self.event_bytes < self.config.event_bytes && self.acks.len() < ACK_LIMIT
     }
 
-    /// Bytes of data that [`Self::write`] would take now.
+    /// Bytes of data that [`Self::write`] would take now: whole messages, as long as something is
+    /// in flight, so that the end of a window is not filled with tiny ones.
     pub fn room(&self) -> usize {
         if self.state != State::Open {
             return 0;
         }
-        let message = super::message::OVERHEAD + self.overhead();
+        let overhead = super::message::OVERHEAD + self.overhead();
         let room = self.send.room();
-        let whole = room / (self.payload + message) * self.payload;
-        whole + (room % (self.payload + message)).saturating_sub(message)
+        let message = self.payload + overhead;
+        match room / message {
+            0 if self.send.is_empty() => room.saturating_sub(overhead),
+            whole => whole * self.payload,
+        }
     }
 
     /// Bytes of data in one message at present.

@@ -134,7 +134,7 @@ fn a_command_tells_output_errors_and_exit_code() {
     assert_eq!(events(&mut pair.client), [Event::Closed(end)]);
     assert_eq!(pair.client.write(now, b"x"), Err(CommandError::Closed));
     assert_eq!(pair.client.poll_timeout(), None);
-    assert_eq!(frames(&mut pair.client, now), [Bytes::new(); 0]);
+    assert!(frames(&mut pair.client, now).is_empty());
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn data_is_acknowledged_when_it_is_taken() {
         pair.client.handle_message(now, &frame).unwrap();
         pair.client.handle_message(now, &frame).unwrap();
     }
-    assert_eq!(frames(&mut pair.client, now), [Bytes::new(); 0]);
+    assert!(frames(&mut pair.client, now).is_empty());
     assert_eq!(
         events(&mut pair.client).len(),
         1,
