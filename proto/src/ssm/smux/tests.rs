@@ -2,6 +2,8 @@
     clippy::disallowed_methods,
     reason = "any instant will do to start from"
 )]
+use std::time::Duration;
+
 use super::*;
 
 fn pair(limits: Limits) -> (Mux, Mux, Instant) {
