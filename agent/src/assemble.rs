@@ -20,8 +20,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::ca::ssh::SshExtension;
 use crate::evidence::Evidence;
-use crate::identity::VerifiedPrincipal;
+use crate::identity::{EnrollEnd, VerifiedPrincipal};
 use crate::inventory::Target;
 use crate::limits::Limits;
 use crate::pipe::Patience;
@@ -43,6 +44,8 @@ pub(crate) struct Rules {
     pub(crate) admit: Arc<dyn Fn(&VerifiedPrincipal, IpAddr) -> Result<(), Denial> + Send + Sync>,
     /// Policy's answer now.
     pub(crate) decide: Ask<Request, Decision>,
+    /// Whether policy could allow it now, on some port and host.
+    pub(crate) possible: Ask<Request, bool>,
     /// The target that a person means.
     pub(crate) lookup: Ask<TargetName, Result<Arc<Target>, NotFound>>,
     /// A target as it is now.
@@ -136,6 +139,8 @@ pub(crate) struct Login {
     pub(crate) who: VerifiedPrincipal,
     pub(crate) target: Arc<Target>,
     pub(crate) user: LoginUser,
+    /// What the target is told to permit.
+    pub(crate) extensions: Vec<SshExtension>,
 }
 
 /// A target's sshd that let us in.
@@ -168,7 +173,9 @@ pub(crate) struct Doors {
 
 /// Serves one enrolment; the stream's input stays bounded.
 pub(crate) type EnrollServe = Arc<
-    dyn Fn(TlsStream<BoundedInput<Socket>>, SocketAddr) -> BoxFuture<'static, ()> + Send + Sync,
+    dyn Fn(TlsStream<BoundedInput<Socket>>, SocketAddr) -> BoxFuture<'static, EnrollEnd>
+        + Send
+        + Sync,
 >;
 
 /// Lifetimes.

@@ -34,10 +34,12 @@ pub use postern_proto::recording::{Entry, Kind as RecordingKind};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use health::{Health, lock};
-pub use open::{OpenError, Settings, Startup};
+pub(crate) use open::agent_event;
+pub use open::{LookError, OpenError, Settings, Startup, look};
 use quota::Usage;
 use reader::FolderStore;
 use recorder::{Begin, Open, Queue, ROOM};
+pub use recover::LogError;
 use writer::Order;
 
 /// What leaves say of the program that wrote them.
@@ -271,7 +273,7 @@ impl Evidence {
         join(threads.recorders).await?;
         self.shared.dirty.stop();
         join(threads.flusher).await?;
-        let stopped = self.append(open::agent_event(Fact::AgentStopped)).await;
+        let stopped = self.append(agent_event(Fact::AgentStopped)).await;
         self.shared.health.stop();
         drop(self.shared.orders.send(Order::Stop).await);
         join(threads.log).await?;
@@ -322,10 +324,28 @@ impl Evidence {
         let RecordingKind::Streams { command } = kind else {
             return false;
         };
-        let program = command.split_whitespace().next().unwrap_or_default();
-        let program = program.rsplit('/').next().unwrap_or_default();
-        self.shared.bulk_programs.iter().any(|bulk| bulk == program)
+        is_bulk(command, &self.shared.bulk_programs)
     }
+}
+
+/// Whether a command line runs one of `programs` and nothing else: with a shell's operators a
+/// second program would hide behind the first, and a path of one's own behind its name.
+/// `git` stands for `git-upload-pack` and the like, too.
+fn is_bulk(command: &str, programs: &[String]) -> bool {
+    const OPERATORS: &[char] = &[';', '&', '|', '<', '>', '(', ')', '$', '`', '\n', '\r'];
+    if command.contains(OPERATORS) {
+        return false;
+    }
+    let program = command.split_whitespace().next().unwrap_or_default();
+    let name = ["/usr/local/bin/", "/usr/bin/", "/bin/"]
+        .into_iter()
+        .find_map(|folder| program.strip_prefix(folder))
+        .unwrap_or(program);
+    let is = |bulk: &String| {
+        name.strip_prefix(bulk.as_str())
+            .is_some_and(|rest| rest.is_empty() || (rest.starts_with('-') && !rest.contains('/')))
+    };
+    programs.iter().any(is)
 }
 
 /// A recording that is open. What passes is handed to it first. Clones share it: several relays

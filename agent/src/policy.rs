@@ -3,7 +3,8 @@
 //! ```text
 //! files ─ load ─ Policies ─┬─ decide   Request -> Allow(Grant) | StepUp | Deny
 //!           ^              ├─ admit    is this principal or certificate barred altogether
-//!         store            └─ explain  the same answer with its reasons, for `postern why`
+//!         store            ├─ explain  the same answer with its reasons, for `postern why`
+//!                          └─ possible whether a channel of this kind could ever open
 //! ```
 //!
 //! Default deny, in Cedar. Cedar alone would skip a policy that fails to evaluate; here it denies
@@ -13,6 +14,7 @@ mod condition;
 mod decide;
 mod explain;
 mod load;
+mod possible;
 mod question;
 mod store;
 #[cfg(test)]

@@ -4,12 +4,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern_proto::gateway::message::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite, duplex};
 use tokio::time::timeout;
 
 use crate::assemble::SshTarget;
 use crate::end::End;
-use crate::pipe::{Driver, Relay};
+use crate::pipe::{Driver, PipeError, Relay};
 use crate::session::Session;
 use crate::tunnel::{end_of, ordered_end};
 
@@ -55,9 +56,11 @@ where
     };
     session.add_bytes(served.up, served.down);
     let end = match end {
-        End::Done => End::Shell(served),
+        // The server knows whether a client that left had what it came for.
+        End::Done | End::Client(_) => End::Shell(served),
+        // `ssh` kills its ProxyCommand when it is done.
+        End::Pipe(PipeError::Lost(_)) if served.reason == CloseReason::Done => End::Shell(served),
         End::Ordered(_) => end,
-        // The client left, in order or not: the last command may have ended before.
         other => {
             tracing::debug!(session = %session.id(), ?served, "the SSH server ended");
             other

@@ -37,11 +37,12 @@ use crate::assemble::{
 };
 use crate::ca::ClientSubject;
 use crate::ca::client::ClientCa;
+use crate::ca::ssh::SshExtension;
 use crate::ca::x509::{Authority, Purpose};
 use crate::config::Config;
 use crate::evidence::{self, Evidence};
 use crate::http::Api;
-use crate::identity::{DenyHook, VerifiedPrincipal};
+use crate::identity::{DenyHook, EnrollEnd, VerifiedPrincipal};
 use crate::inventory::{Target, TargetLogin};
 use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
@@ -79,14 +80,14 @@ pub(crate) fn evidence() -> Evidence {
 }
 
 /// A session whose channels are all allowed, for tests of the relays.
-pub(crate) fn session(id: SessionId, grant: Grant) -> Arc<Session> {
+pub(crate) fn session(evidence: Evidence, id: SessionId, grant: Grant) -> Arc<Session> {
     let target = grant
         .request()
         .target
         .clone()
         .unwrap_or_else(|| target("web-1"));
     let user = grant.request().user.clone();
-    let (evidence, changes) = (evidence(), watch::Sender::new(0));
+    let changes = watch::Sender::new(0);
     Session::new(Beginning {
         id,
         actor: grant.request().who.actor(),
@@ -131,6 +132,10 @@ fn rules(verify: Arc<Verify>, decide: Arc<Decider>, changes: &watch::Sender<u64>
     Rules {
         verify,
         admit: Arc::new(|_, _| Ok(())),
+        possible: {
+            let decide = decide.clone();
+            Arc::new(move |request| matches!(decide(request), Decision::Allow(_)))
+        },
         decide,
         lookup: Arc::new(|name| match name.as_str() {
             "web-1" | "db-1" => Ok(target(name.as_str())),
@@ -232,11 +237,13 @@ pub(crate) struct Agent {
     /// Where targets live: what the dialler connects to.
     pub(crate) target: Arc<Mutex<SocketAddr>>,
     pub(crate) approvals: Arc<Mutex<Vec<[u8; 32]>>>,
+    /// What each login at a target was to permit.
+    pub(crate) permitted: Arc<Mutex<Vec<Vec<SshExtension>>>>,
     /// While true, dialling waits.
     pub(crate) hold: watch::Sender<bool>,
     /// Key of a principal whose certificates count no more.
     pub(crate) barred: Arc<Mutex<Option<String>>>,
-    changes: watch::Sender<u64>,
+    pub(crate) changes: watch::Sender<u64>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
     certificates: Certificates,
@@ -396,6 +403,7 @@ impl Agent {
         let changes = watch::Sender::new(0);
         let dialled = Arc::new(Mutex::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))));
         let approvals: Arc<Mutex<Vec<[u8; 32]>>> = Arc::default();
+        let permitted: Arc<Mutex<Vec<Vec<SshExtension>>>> = Arc::default();
         let decide = {
             let policy = policy.clone();
             Arc::new(move |request: &Request| {
@@ -403,7 +411,20 @@ impl Agent {
                 decide(request)
             })
         };
-        let rules = rules(verify, decide, &changes);
+        let mut rules = rules(verify, decide, &changes);
+        rules.admit = {
+            let trust = Arc::clone(&trust);
+            Arc::new(
+                move |who, _| match trust.denies(who.principal(), who.serial()) {
+                    Some(message) => Err(Denial {
+                        policies: vec![],
+                        message,
+                        hint: None,
+                    }),
+                    None => Ok(()),
+                },
+            )
+        };
         let hold = watch::Sender::new(false);
         let doors = Doors {
             dial: {
@@ -426,32 +447,36 @@ impl Agent {
                     .boxed()
                 })
             },
-            ssh: Arc::new(|tcp, _| {
-                async move {
-                    Ok(SshTarget {
-                        host_key: HostKeySeen {
-                            fingerprint: "SHA256:x".to_owned(),
-                            check: HostKeyCheck::Pinned,
-                        },
-                        serve: Box::new(move |mut near, _| {
-                            async move {
-                                let mut tcp = tcp;
-                                // Stands in for an SSH server: what the target says, then status 7.
-                                let copied = tokio::io::copy(&mut tcp, &mut near).await;
-                                SshEnd {
-                                    exit_status: Some(7),
-                                    up: 0,
-                                    down: copied.unwrap_or(0),
-                                    reason: CloseReason::Done,
-                                    message: None,
+            ssh: {
+                let permitted = permitted.clone();
+                Arc::new(move |tcp, login| {
+                    permitted.lock().unwrap().push(login.extensions);
+                    async move {
+                        Ok(SshTarget {
+                            host_key: HostKeySeen {
+                                fingerprint: "SHA256:x".to_owned(),
+                                check: HostKeyCheck::Pinned,
+                            },
+                            serve: Box::new(move |mut near, _| {
+                                async move {
+                                    let mut tcp = tcp;
+                                    // Stands in for an SSH server: what the target says, then status 7.
+                                    let copied = tokio::io::copy(&mut tcp, &mut near).await;
+                                    SshEnd {
+                                        exit_status: Some(7),
+                                        up: 0,
+                                        down: copied.unwrap_or(0),
+                                        reason: CloseReason::Done,
+                                        message: None,
+                                    }
                                 }
-                            }
-                            .boxed()
-                        }),
-                    })
-                }
-                .boxed()
-            }),
+                                .boxed()
+                            }),
+                        })
+                    }
+                    .boxed()
+                })
+            },
             approval: {
                 let approvals = approvals.clone();
                 Arc::new(move |_, open, _| {
@@ -483,7 +508,10 @@ impl Agent {
         let server = Server {
             core: core.clone(),
             tls,
-            enroll: Arc::new(|_, _| async {}.boxed()),
+            enroll: Arc::new(|_, _| {
+                // Whatever comes is cut off at once.
+                async { EnrollEnd::Broken(std::io::ErrorKind::UnexpectedEof.into()) }.boxed()
+            }),
             http: Api::new(core.clone()),
             drain: knobs.drain,
         };
@@ -495,6 +523,7 @@ impl Agent {
             policy,
             target: dialled,
             approvals,
+            permitted,
             barred,
             hold,
             changes,

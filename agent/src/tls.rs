@@ -20,6 +20,7 @@ use crate::identity::VerifiedPrincipal;
 
 mod bounded;
 mod peer;
+mod reload;
 
 pub use bounded::BoundedInput;
 pub use peer::{CertificateFault, PeerTrust, TrustFault};

@@ -6,6 +6,7 @@ mod signatures;
 
 use std::time::Duration;
 
+pub(crate) use clients::python;
 use clients::{ATTEST, Keys, Lab, OPERATOR};
 use serde_json::{Value, json};
 

@@ -1,11 +1,14 @@
 //! Stories inside a lab: commands as a person types them, and what they print.
 
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use lab::stack::{Lab, Options};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use lab::targets::Flavor;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
 
 /// No single command of a story takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -73,6 +76,12 @@ pub(crate) async fn lab() -> Lab {
 pub(crate) async fn lab_with(options: Options) -> Lab {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let lab = Lab::start(options).await.unwrap();
+    // What is tested is what people use: a stand-in would prove nothing.
+    let missing = "is not installed; hint: run tests/setup";
+    assert_eq!(lab.web, Flavor::Genuine, "sshd {missing}");
+    if let Some(database) = &lab.database {
+        assert_eq!(database.flavor, Flavor::Genuine, "PostgreSQL {missing}");
+    }
     postern(&lab, &["login"]).await.status(0);
     lab
 }
@@ -109,9 +118,45 @@ pub(crate) async fn run(command: &mut Command, input: &[u8]) -> Told {
         .into()
 }
 
-/// Waits until `check` answers, for at most ten seconds.
+/// What a running command tells when it ends by itself: its input stays open.
+pub(crate) async fn ending(mut child: Child) -> Told {
+    let stdin = child.stdin.take();
+    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    drop(stdin);
+    ended.expect("the command ends").unwrap().into()
+}
+
+/// `GET PATH` of the agent's health address: status and text.
+pub(crate) async fn get(lab: &Lab, path: &str) -> (u16, String) {
+    let exchange = async {
+        let mut stream = TcpStream::connect(lab.agent.health).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .expect("an answer in time")
+        .unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+/// Everything in the agent's log, as an operator with the store reads it.
+pub(crate) async fn events(lab: &Lab) -> String {
+    let store = lab.agent.audit_store.display().to_string();
+    let arguments = [
+        "audit", "ls", "--events", "--limit", "1000", "--store", &store,
+    ];
+    postern(lab, &arguments).await.status(0).out()
+}
+
+/// Waits until `check` answers, for at most half a minute.
 pub(crate) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(found) = check().await {
             return found;
@@ -133,4 +178,18 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
     .flatten()
     .take(length)
     .collect()
+}
+
+/// Copies a folder with all below it.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let copy = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_folder(&path, &copy);
+        } else {
+            std::fs::copy(&path, &copy).unwrap();
+        }
+    }
 }

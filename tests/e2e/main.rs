@@ -1,9 +1,26 @@
 //! End-to-end tests.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod addresses;
+mod attestation;
 mod aws;
+mod by_hand;
 mod connect;
+mod database;
 mod denials;
+mod drain;
+mod enrolment;
 mod evidence;
+mod forwarding;
 mod harness;
+mod health;
+mod instance_connect;
 mod interop;
+mod operate;
+mod resumption;
+mod rollback;
+mod round_trips;
+mod serve;
+mod step_up;
+mod strangers;
+mod tampering;

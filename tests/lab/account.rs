@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::aws::{AwsConfig, Instance, Platform, Role, SsmNode, Subnet, User, Vpc};
+use crate::aws::{
+    AccessKey, AwsConfig, Instance, Platform, Role, Root, SsmNode, Subnet, User, Vpc,
+};
 use crate::network::Network;
 
 /// The account.
@@ -112,11 +114,18 @@ pub const HOSTS: [Host; 5] = [
 
 /// Fills the account.
 pub fn seed(config: &mut AwsConfig, network: &Network) {
+    // It should have none, and here it has one, so that it can be seen to be refused.
+    config.root = Root {
+        access_key: Some(AccessKey::random()),
+        ..Root::default()
+    };
     let assume = format!(
         r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"{ATTESTATION_ROLE}"}}]}}"#
     );
     for person in PEOPLE {
-        let mut user = User::new(person.name).with_policy("attest", assume.clone());
+        let mut user = User::new(person.name)
+            .with_policy("attest", assume.clone())
+            .with_policy("look", LOOK_POLICY);
         user.totp_secret = Some(person.totp_secret.to_owned());
         config.users.push(user);
     }
@@ -159,6 +168,12 @@ pub fn seed(config: &mut AwsConfig, network: &Network) {
     config.subnets.push(subnet);
 }
 
+/// What people may look up with the `aws` command.
+const LOOK_POLICY: &str = r#"{"Version":"2012-10-17","Statement":[{
+  "Effect":"Allow",
+  "Action":["ec2:DescribeInstances","ssm:DescribeInstanceInformation"],
+  "Resource":"*"}]}"#;
+
 /// What the bastion's instance role needs.
 const BASTION_POLICY: &str = r#"{"Version":"2012-10-17","Statement":[
   {"Effect":"Allow","Action":"ec2:DescribeInstances","Resource":"*"},
@@ -167,7 +182,7 @@ const BASTION_POLICY: &str = r#"{"Version":"2012-10-17","Statement":[
 ]}"#;
 
 /// The trust policy that makes AWS attest MFA: `Bool`, never `BoolIfExists`.
-const ATTESTATION_TRUST: &str = r#"{"Version":"2012-10-17","Statement":[{
+pub const ATTESTATION_TRUST: &str = r#"{"Version":"2012-10-17","Statement":[{
   "Effect":"Allow",
   "Principal":{"AWS":"arn:aws:iam::111122223333:root"},
   "Action":"sts:AssumeRole",

@@ -157,6 +157,7 @@ pub fn current_code(seed: &str) -> Option<String> {
 /// What the server and its handle share.
 struct Shared {
     clock: Clock,
+    root_key: Option<AccessKey>,
     /// Guards data for the length of one call and is never held across a wait.
     state: Mutex<State>,
 }
@@ -225,6 +226,7 @@ impl Aws {
         let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared {
             clock: config.clock,
+            root_key: config.root.access_key,
             state: Mutex::new(state),
         });
         let shutdown = CancellationToken::new();
@@ -272,6 +274,12 @@ impl Aws {
     pub fn user(&self, name: &str) -> Option<User> {
         self.shared
             .with(|state| state.account.user(name).map(|user| user.seed.clone()))
+    }
+
+    /// The root user's access key, if it has one.
+    #[must_use]
+    pub fn root_key(&self) -> Option<AccessKey> {
+        self.shared.root_key.clone()
     }
 
     /// `arn:aws:iam::ACCOUNT:mfa/NAME`.
@@ -331,6 +339,13 @@ impl Aws {
             .with(|state| state.account.expire(access_key_id, now))
     }
 
+    /// Ends all temporary credentials of a user before their time.
+    pub fn expire_sessions_of(&self, user: &str) {
+        let now = self.shared.clock.now();
+        self.shared
+            .with(|state| state.account.expire_all(user, now));
+    }
+
     /// Adds or replaces an instance.
     ///
     /// # Errors
@@ -370,6 +385,13 @@ impl Aws {
         let now = self.shared.clock.now();
         self.shared
             .with(|state| state.pushed.live(instance_id, os_user, now))
+    }
+
+    /// Calls this with every key that is pushed from now on, before the push is answered. It must
+    /// not call back.
+    pub fn on_push(&self, listener: impl Fn(&PushedKey) + Send + 'static) {
+        self.shared
+            .with(|state| state.pushed.listeners.push(Box::new(listener)));
     }
 
     /// Every call so far, oldest first, as CloudTrail records.

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Child;
 
 use self::bulk::Bulk;
 use self::delay::DelayRelay;
@@ -190,15 +192,46 @@ async fn idle(lab: &Lab, service: &Bulk, count: usize, report: &mut Report) -> R
     for _ in 0..count {
         streams.push(bulk::idle(forward.forward.local).await?);
     }
-    let each = |after: u64| (after.saturating_sub(before)) as f64 / count as f64;
-    report.add(
-        "agent memory, idle tunnel",
-        "postern",
-        0,
-        "KiB",
-        vec![each(cost::private_memory(agent)?)],
-    );
+    let each = |before: u64, after: u64, count: usize| {
+        vec![after.saturating_sub(before) as f64 / count as f64]
+    };
+    let after = cost::private_memory(agent)?;
+    let row = "agent memory, idle tunnel";
+    report.add(row, "postern", 0, "KiB", each(before, after, count));
+    drop(streams);
+
+    // A client program each, so fewer of them.
+    let count = (count / 4).max(1);
+    let before = cost::private_memory(agent)?;
+    let mut shells = Vec::with_capacity(count);
+    for _ in 0..count {
+        shells.push(idle_shell(lab).await?);
+    }
+    let after = cost::private_memory(agent)?;
+    let row = "agent memory, idle shell";
+    report.add(row, "postern", 0, "KiB", each(before, after, count));
     Ok(())
+}
+
+/// A shell that showed 16 MiB and waits.
+async fn idle_shell(lab: &Lab) -> Result<Child> {
+    let mut command = lab.postern("alice");
+    command
+        .args(["connect", "web-1", "--"])
+        .arg("head -c 16777216 /dev/zero; echo; echo idle; cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut shell = command.spawn()?;
+    let mut output = shell.stdout.take().context("the shell's output")?;
+    let mut last = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    while !last.ends_with(b"idle\n") {
+        let length = output.read(&mut buffer).await?;
+        ensure!(length > 0, "the shell ended");
+        last.extend_from_slice(buffer.get(..length).unwrap_or_default());
+        last.drain(..last.len().saturating_sub(5));
+    }
+    Ok(shell)
 }
 
 async fn help(lab: &Lab, plan: Plan, report: &mut Report) -> Result<()> {

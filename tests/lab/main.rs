@@ -10,6 +10,7 @@ use lab::account::PEOPLE;
 use lab::programs::Programs;
 use lab::stack::{Lab, Options};
 use lab::{bench, console, serve, totp, tour};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// An emulated AWS, private hosts and a real agent on loopback, for as long as this runs.
 ///
@@ -65,26 +66,76 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
         _ => None,
     };
     Programs::build()?;
-    let lab = Lab::start(Options::default()).await?;
-    if let Some(bench) = bench {
-        bench::run(&lab, &bench).await?;
-        lab.stop().await?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let outcome = match arguments.command.split_first() {
-        _ if arguments.serve => serve::run(&lab).await.map(|()| ExitCode::SUCCESS),
-        Some((program, rest)) => inside(&lab, program, rest).await,
-        None => {
-            let toured = tour::run(&lab).await;
-            match toured {
-                Ok(()) if std::io::stdin().is_terminal() => shell(&lab).await,
-                Ok(()) => Ok(ExitCode::SUCCESS),
-                Err(error) => Err(error),
-            }
-        }
+    let mut hurry = Hurry::new()?;
+    let lab = tokio::select! {
+        lab = Lab::start(Options::default()) => lab?,
+        // Dropping what was started ends it.
+        signal = hurry.any() => return Ok(ExitCode::from(128 + signal)),
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = work(&lab, &arguments, bench) => outcome,
+        signal = hurry.last() => Ok(ExitCode::from(128 + signal)),
     };
     lab.stop().await?;
     outcome
+}
+
+/// What the lab was started for.
+async fn work(
+    lab: &Lab,
+    arguments: &Arguments,
+    bench: Option<bench::Arguments>,
+) -> Result<ExitCode> {
+    if let Some(bench) = bench {
+        bench::run(lab, &bench).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match arguments.command.split_first() {
+        _ if arguments.serve => serve::run(lab).await.map(|()| ExitCode::SUCCESS),
+        Some((program, rest)) => inside(lab, program, rest).await,
+        None => {
+            tour::run(lab).await?;
+            match std::io::stdin().is_terminal() {
+                true => shell(lab).await,
+                false => Ok(ExitCode::SUCCESS),
+            }
+        }
+    }
+}
+
+/// The signals that end the lab: it never leaves programs behind.
+struct Hurry {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Hurry {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The number of whichever comes first.
+    async fn any(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 2,
+            _ = self.terminate.recv() => 15,
+            _ = self.hangup.recv() => 1,
+        }
+    }
+
+    /// As above without Ctrl-C: that is for the command inside, which has it too and decides.
+    async fn last(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.terminate.recv() => 15,
+            _ = self.hangup.recv() => 1,
+        }
+    }
 }
 
 async fn inside(lab: &Lab, program: &OsString, rest: &[OsString]) -> Result<ExitCode> {

@@ -47,7 +47,31 @@ pub async fn run(lab: &Lab) -> Result<()> {
     .await?;
     step(lab, "carol", &["login"], 0).await?;
     step(lab, "carol", &["audit", "ls"], 0).await?;
+    replay(lab).await?;
     step(lab, "carol", &["audit", "verify"], 0).await
+}
+
+/// The auditor reads what alice's command showed.
+async fn replay(lab: &Lab) -> Result<()> {
+    let mut command = lab.postern("carol");
+    command.args(["audit", "ls", "--json"]).stdin(Stdio::null());
+    let listed = tokio::time::timeout(PATIENCE, command.output()).await??;
+    let list: List = serde_json::from_slice(&listed.stdout).context("`audit ls --json`")?;
+    let shell = list.sessions.iter().find(|row| row.kind.starts_with("ssh"));
+    let session = &shell.context("the session of alice is not listed")?.session;
+    step(lab, "carol", &["audit", "play", session], 0).await
+}
+
+/// What the tour needs of `audit ls --json`.
+#[derive(serde::Deserialize)]
+struct List {
+    sessions: Vec<Row>,
+}
+
+#[derive(serde::Deserialize)]
+struct Row {
+    session: String,
+    kind: String,
 }
 
 /// Runs `postern ARGUMENTS` as `user` and demands `status`.

@@ -12,7 +12,7 @@ use aws_sdk_iam::error::{DisplayErrorContext, ProvideErrorMetadata as _};
 use aws_smithy_http_client::tls;
 use postern_proto::audit::event::{Event, Fact};
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::Record;
 pub use super::trust_policy::{TrustPolicyFault, check_trust_policy};
@@ -163,9 +163,14 @@ impl Attestation {
         }
     }
 
-    /// Checks now and then hourly (a failed check again in a minute), for as long as the future
-    /// is polled. Each result is an event, and what cannot be written closes enrolment too.
-    pub async fn run(&self, state: watch::Sender<AttestationState>, record: Record) {
+    /// Checks now, then hourly (a failed check again in a minute) and whenever `again` says, for
+    /// as long as the future is polled. Each result is an event, and what cannot be written closes enrolment too.
+    pub async fn run(
+        &self,
+        state: watch::Sender<AttestationState>,
+        record: Record,
+        again: &Notify,
+    ) {
         loop {
             let fault = self.check().await.err();
             if let Some(fault) = &fault {
@@ -182,7 +187,10 @@ impl Attestation {
                 AttestationState::Closed(_) => RETRY.min(self.interval),
             };
             state.send_replace(next);
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = again.notified() => {}
+            }
         }
     }
 

@@ -231,7 +231,7 @@ impl Enroller {
         let identity = identity.map_err(|fault| identity_refusal(&fault))?;
         let principal = caller::principal(&identity, &self.accounts, self.role.partition())?;
         let known = |refusal| Refused(refusal, Some(principal.clone()));
-        if let Some(reason) = self.parts.trust.denies(&principal) {
+        if let Some(reason) = self.parts.trust.denies(&principal, "") {
             return Err(known(Refusal::denied(reason)));
         }
         if let Some((serial, _)) = proof.code()

@@ -23,6 +23,8 @@ pub(super) struct Parts {
 /// One part as text and as an expression.
 pub(super) struct Part {
     pub(super) text: String,
+    /// It reads `context.port` or `context.host`.
+    pub(super) reads_destination: bool,
     expression: Expression,
 }
 
@@ -49,11 +51,13 @@ impl Parts {
         };
         for (expr, negated) in conjuncts {
             parts.note_literals(expr);
-            parts.conditions.push(if negated {
+            let mut part = if negated {
                 Part::parse(format!("!({expr})"))?
             } else {
                 Part::parse(expr.to_string())?
-            });
+            };
+            part.reads_destination = mentions(expr, "port") || mentions(expr, "host");
+            parts.conditions.push(part);
         }
         Ok(parts)
     }
@@ -92,7 +96,11 @@ impl Part {
         let expression = text
             .parse()
             .map_err(|error| format!("the condition `{text}` cannot be taken apart: {error}"))?;
-        Ok(Self { text, expression })
+        Ok(Self {
+            text,
+            reads_destination: false,
+            expression,
+        })
     }
 
     /// Whether it holds; `None` when it cannot be told on its own (it relies on an earlier part,

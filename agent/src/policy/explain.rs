@@ -249,7 +249,7 @@ impl Policies {
 }
 
 impl Rule {
-    fn is_about(&self, question: &Question) -> bool {
+    pub(super) fn is_about(&self, question: &Question) -> bool {
         self.parts.action.is_true(question) && self.parts.resource.is_true(question)
     }
 
@@ -272,7 +272,7 @@ impl Rule {
 }
 
 impl Part {
-    fn is_true(&self, question: &Question) -> bool {
+    pub(super) fn is_true(&self, question: &Question) -> bool {
         self.holds(&question.request, &question.entities) == Some(true)
     }
 }

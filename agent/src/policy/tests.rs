@@ -713,3 +713,35 @@ fn the_digest_is_of_names_and_contents() {
     assert_ne!(first, digest("b.cedar", OPERATORS));
     assert_ne!(first, digest("a.cedar", DEVELOPERS));
 }
+
+#[test]
+fn what_could_be_allowed_on_some_port_is_possible_and_nothing_else() {
+    const LIMITS: &str = r#"
+        @id("no-listeners-on-production")
+        forbid (principal, action == Action::"reverse", resource)
+        when { resource.hasTag("env") && resource.getTag("env") == "prod" };
+        @id("no-low-ports")
+        forbid (principal, action == Action::"tunnel", resource) when { context.port < 1024 };
+        @id("carol-with-a-code")
+        permit (principal == Principal::"111122223333/AIDACAROLCAROLCAROL1", action == Action::"tunnel", resource)
+        when { context.assurance == "aws-mfa-fresh" && !(context.port == 22) };
+    "#;
+    let policies = policies(&[OPERATORS, DEVELOPERS, LIMITS]);
+    let rows = [
+        ("alice tunnel web-1 as root", true),
+        ("alice forward_agent web-1 as root", true),
+        ("alice reverse staging-1 as root", true),
+        ("alice reverse web-1 as root", false),
+        ("alice tunnel web-1 as root without-mfa", false),
+        ("bob tunnel staging-1 as deploy", true),
+        ("bob tunnel staging-1 as deploy at 2026-11-24T20:00", false),
+        ("bob tunnel staging-1 as deploy at 2026-11-28T12:00", false),
+        ("bob reverse staging-1 as deploy", false),
+        ("bob forward_agent staging-1 as deploy", false),
+        ("carol tunnel web-1 as root", false),
+        ("carol tunnel web-1 as root fresh", true),
+    ];
+    for (sentence, possible) in rows {
+        assert_eq!(policies.possible(&ask(sentence)), possible, "{sentence}");
+    }
+}

@@ -14,7 +14,7 @@ use crate::assemble::{
     Dial, Dialled, Doors, Fresh, Login, NotReached, SshLogin, SshTarget, Trouble,
 };
 use crate::aws::AwsSettings;
-use crate::ca::ssh::{self as ssh_ca, SshExtension, UserRequest};
+use crate::ca::ssh::{self as ssh_ca, UserRequest};
 use crate::config::Config;
 use crate::evidence::Evidence;
 use crate::identity::Approvals;
@@ -194,12 +194,7 @@ impl SshDoor {
                     session: login.session,
                     user: &login.user,
                     source: self.source_address,
-                    // What a session may use of these is decided channel by channel.
-                    extensions: &[
-                        SshExtension::Pty,
-                        SshExtension::PortForwarding,
-                        SshExtension::AgentForwarding,
-                    ],
+                    extensions: &login.extensions,
                     now: OffsetDateTime::now_utc().unix_timestamp(),
                 };
                 let certified = self.keys.ssh_user_ca.certify(key.public_key(), &request);

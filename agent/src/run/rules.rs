@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::assemble::{NotFound, NotVerified, Rules};
 use crate::inventory::{Inventory, LookupError};
-use crate::policy::{PolicyStore, Request};
+use crate::policy::{Denial, PolicyStore, Request};
 use crate::tls::PeerTrust;
 
 pub(super) fn rules(
@@ -18,6 +18,7 @@ pub(super) fn rules(
     changes: watch::Receiver<u64>,
 ) -> Rules {
     let stale = inventory.trouble();
+    let denying = Arc::clone(&trust);
     Rules {
         verify: Arc::new(move |certificate: &CertificateDer<'static>| {
             let now = OffsetDateTime::now_utc().unix_timestamp();
@@ -31,6 +32,14 @@ pub(super) fn rules(
         admit: {
             let policy = Arc::clone(&policy);
             Arc::new(move |who, source| {
+                // Policy's own bars come below, with the source that they may speak of.
+                if let Some(message) = denying.listed(who.principal(), who.serial()) {
+                    return Err(Denial {
+                        policies: Vec::new(),
+                        message,
+                        hint: Some("ask the operators of this agent".to_owned()),
+                    });
+                }
                 let now = OffsetDateTime::now_utc();
                 policy
                     .current()
@@ -40,6 +49,10 @@ pub(super) fn rules(
         decide: {
             let policy = Arc::clone(&policy);
             Arc::new(move |request: &Request| policy.current().decide(request))
+        },
+        possible: {
+            let policy = Arc::clone(&policy);
+            Arc::new(move |request: &Request| policy.current().possible(request))
         },
         lookup: {
             let inventory = Arc::clone(&inventory);

@@ -150,6 +150,9 @@ impl Keeper {
         }
         let inner = session.state.inner();
         for source in sources {
+            if let Err(denial) = (rules.admit)(&granted.who, source) {
+                return Some(format!("you may not come in any more: {}", denial.message));
+            }
             for grant in std::iter::once(&session.grant).chain(&inner) {
                 match (rules.decide)(&grant.again(now, source, target.clone())) {
                     Decision::Allow(_) => {}

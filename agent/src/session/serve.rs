@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{Beginning, Ending, PipeNumber, Session, unix_ms};
 use crate::assemble::{Core, Fresh, Lifetimes, Login, NotFound, SshTarget};
+use crate::ca::ssh::SshExtension;
 use crate::end::{End, Refusal};
 use crate::evidence::{EvidenceError, Recording, RecordingKind};
 use crate::identity::VerifiedPrincipal;
@@ -221,7 +222,7 @@ impl Attempt<'_> {
     async fn begin(&mut self, target: Arc<Target>) -> Result<Ready, Refusal> {
         let grant = self.decide(&target)?;
         let place = self.core.limits.session(&self.who.principal().key())?;
-        let reached = self.reach(&target).await?;
+        let reached = self.reach(&target, grant.request()).await?;
         let event_target = EventTarget {
             id: target.id.clone(),
             name: target.name.clone(),
@@ -288,15 +289,16 @@ impl Attempt<'_> {
             self.peer.source.ip(),
             Some(Arc::clone(&target)),
         );
-        match (self.core.rules.decide)(&Request {
+        let again = Request {
             who: self.who.clone(),
             ..again
-        }) {
+        };
+        match (self.core.rules.decide)(&again) {
             Decision::Allow(_) => {}
             Decision::StepUp { policies } => return Err(self.step_up(policies)),
             Decision::Deny(denial) => return Err(denial.into()),
         }
-        let reached = self.reach(&target).await?;
+        let reached = self.reach(&target, &again).await?;
         // The session's own secret never travels again; this one opens nothing.
         let secret = HexSecret::new(&random_secret());
         self.ready(session, None, reached, secret).await
@@ -459,8 +461,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// Dials, and for `ssh` logs in at the target over the connection.
-    async fn reach(&self, target: &Arc<Target>) -> Result<Reached, Refusal> {
+    /// Dials, and for `ssh` logs in at the target over the connection, for what was `allowed`.
+    async fn reach(&self, target: &Arc<Target>, allowed: &Request) -> Result<Reached, Refusal> {
         let (host, port): (Option<HostName>, u16) = match &self.open.kind {
             OpenKind::Ssh { .. } => (None, target.ssh_port),
             OpenKind::Tunnel { host, port } => (host.clone(), *port),
@@ -477,6 +479,7 @@ impl Attempt<'_> {
                     who: self.who.clone(),
                     target: Arc::clone(target),
                     user: user.clone(),
+                    extensions: self.extensions(allowed),
                 };
                 Far::Ssh((self.core.doors.ssh)(dialled.stream, login).await?)
             }
@@ -485,6 +488,25 @@ impl Attempt<'_> {
             far,
             address: dialled.address,
         })
+    }
+
+    /// What the target may be told to permit in a session that was `allowed`. Each channel is
+    /// decided again when it opens; what policy would refuse on every port, the target refuses too.
+    fn extensions(&self, allowed: &Request) -> Vec<SshExtension> {
+        let possible = |action| {
+            (self.core.rules.possible)(&Request {
+                action,
+                ..allowed.clone()
+            })
+        };
+        let mut extensions = vec![SshExtension::Pty];
+        if possible(Action::Tunnel) || possible(Action::Reverse) {
+            extensions.push(SshExtension::PortForwarding);
+        }
+        if possible(Action::ForwardAgent) {
+            extensions.push(SshExtension::AgentForwarding);
+        }
+        extensions
     }
 
     fn actor(&self) -> Actor {

@@ -1,10 +1,15 @@
 //! The SSH transport (RFC 4253) as a state machine for either role: bytes in, messages out.
 //!
-//! russh owns its connections from end to end: it refills a channel's window when data arrives,
-//! not when the other side took it, and gives no other control. A relay needs the opposite, so
-//! that one stalled channel holds up nobody else. This module therefore stops below the channels:
-//! key exchange, packets, re-keying. [`super::relay`] passes channel messages from one transport
-//! to the other with the windows that the two ends granted each other.
+//! Why not russh here (as of 0.65.1): it owns a connection from end to end, and a relay needs the
+//! parts below the channels. It refills a window when data arrives, before anybody took it
+//! (`session.rs`, `adjust_window_size`), and hands data over by waiting for a bounded queue inside
+//! the task that reads the connection, so one channel that is not drained stops all of them
+//! (`client/encrypted.rs`, `CHANNEL_DATA`). While one channel waits for its window, it takes no
+//! output from any other (`client/mod.rs`, `can_receive_outbound`). And while it writes it does not
+//! read (`client/mod.rs`, `flush_or_timeout`), so two ends that both write can stand still for
+//! ever. This module therefore stops below the channels: key exchange, packets, re-keying.
+//! [`super::relay`] passes channel messages from one transport to the other with the windows that
+//! the two ends granted each other.
 //!
 //! ```text
 //! input ─▶ packet ─▶ kex messages ─▶ (answered here)
@@ -84,6 +89,9 @@ pub enum TransportError {
         /// Its words, without control characters.
         message: String,
     },
+    /// The peer does not finish an exchange of keys and goes on sending under the old ones.
+    #[error("the peer uses its keys for too long")]
+    WornKeys,
     /// More was queued during a key exchange than may be.
     #[error("a key exchange took too long")]
     Backlog,
@@ -104,12 +112,18 @@ pub(super) mod message {
     pub(super) const NEWKEYS: u8 = 21;
     pub(super) const KEX_INIT: u8 = 30;
     pub(super) const KEX_REPLY: u8 = 31;
+    /// The last number that is a key exchange method's own.
+    pub(super) const LAST_KEX: u8 = 49;
     /// The first number of user authentication; from here on messages are the caller's.
     pub(super) const FIRST_ABOVE: u8 = 50;
 }
 
 /// RFC 4253 section 9: new keys after a gigabyte.
 const REKEY_BYTES: u64 = 1 << 30;
+
+/// Packets under one key after which a peer that takes no new ones is cut off: half of the numbers
+/// that there are.
+const WORN_PACKETS: u32 = 1 << 31;
 
 /// What may wait for the end of a key exchange: more than the relay lets in.
 const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
@@ -145,6 +159,7 @@ pub(super) struct Transport {
     secured: bool,
     authenticated: bool,
     rekey_bytes: u64,
+    worn_packets: u32,
     failed: Option<TransportError>,
 }
 
@@ -189,6 +204,7 @@ impl Transport {
             secured: false,
             authenticated: false,
             rekey_bytes: REKEY_BYTES,
+            worn_packets: WORN_PACKETS,
             failed: None,
         };
         // Identification and offer travel together: no round trip for the first alone.
@@ -234,6 +250,12 @@ impl Transport {
     /// What the server proved to own: a client's caller must check it before it goes on.
     pub(super) fn host_key(&self) -> Option<&HostKey> {
         self.host_key.as_ref().map(|(_, key)| key)
+    }
+
+    /// Whether the peer is the client that comes with this agent.
+    pub(super) fn peer_is_postern(&self) -> bool {
+        let peer = self.peer_identification.as_deref();
+        peer.is_some_and(|peer| peer.starts_with(b"SSH-2.0-postern_"))
     }
 
     /// From now on the peer is authenticated: longer packets and new keys by volume.
@@ -302,6 +324,10 @@ impl Transport {
             return Ok(None);
         }
         while let Some(payload) = self.opening.open(&mut self.input)? {
+            // New keys were asked for long before; the number of packets must not come round.
+            if self.opening.used().packets >= self.worn_packets {
+                return Err(TransportError::WornKeys);
+            }
             if let Some(payload) = self.handle(payload.freeze())? {
                 return Ok(Some(payload));
             }
@@ -329,6 +355,10 @@ impl Transport {
                 line.truncate(end - 1);
             }
             if line.starts_with(b"SSH-") {
+                // RFC 4253 section 4.2 has no NUL in it.
+                if line.contains(&0) {
+                    return Err(TransportError::Identification);
+                }
                 if !line.starts_with(b"SSH-2.0-") && !line.starts_with(b"SSH-1.99-") {
                     return Err(TransportError::Identification);
                 }
@@ -349,7 +379,12 @@ impl Transport {
             return Err(disconnected(&payload));
         }
         if std::mem::take(&mut self.skip_guess) {
-            return Ok(None);
+            // Only a message of an exchange can be a guess (RFC 4253 section 7): nothing else may
+            // be made to disappear.
+            return match kind {
+                message::KEX_INIT..=message::LAST_KEX => Ok(None),
+                _ => Err(TransportError::Unexpected(kind)),
+            };
         }
         match kind {
             KEXINIT => self.on_offer(&payload)?,

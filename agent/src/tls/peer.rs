@@ -13,6 +13,8 @@ use rustls::{
     SignatureScheme,
 };
 
+use tokio::sync::watch;
+
 use crate::ca::client::{ClientCertificate, MalformedCertificate};
 use crate::config::Config;
 use crate::identity::{DenyFault, DenyHook, DenyList, VerifiedPrincipal};
@@ -22,10 +24,13 @@ use crate::keys::{self, KeyFault};
 /// themselves: withdrawing one needs no revocation list. Can be replaced while connections live.
 pub struct PeerTrust {
     state: RwLock<Arc<State>>,
+    changes: watch::Sender<u64>,
+    trouble: watch::Sender<Option<Arc<str>>>,
     hook: Option<DenyHook>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
+#[derive(PartialEq, Eq)]
 struct State {
     issuers: Vec<Issuer>,
     withdrawn: Vec<AgentId>,
@@ -38,8 +43,18 @@ struct Issuer {
     name: Vec<u8>,
     not_before: i64,
     not_after: i64,
+    certificate: CertificateDer<'static>,
     verifier: Arc<dyn ClientCertVerifier>,
 }
+
+/// The certificate decides; the rest is read out of it.
+impl PartialEq for Issuer {
+    fn eq(&self, other: &Self) -> bool {
+        self.agent == other.agent && self.certificate == other.certificate
+    }
+}
+
+impl Eq for Issuer {}
 
 /// Why a client certificate is not accepted now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,16 +136,50 @@ impl PeerTrust {
     ) -> Result<Self, TrustFault> {
         Ok(Self {
             state: RwLock::new(Arc::new(State::load(config, own)?)),
+            changes: watch::Sender::new(0),
+            trouble: watch::Sender::new(None),
             hook,
             algorithms: super::provider().signature_verification_algorithms,
         })
     }
 
-    /// Reads the deny list and the trusted agents again; on an error the old ones stay.
-    pub fn reload(&self, config: &Config, own: &CertificateDer<'static>) -> Result<(), TrustFault> {
-        let state = Arc::new(State::load(config, own)?);
-        *self.state.write().unwrap_or_else(|e| e.into_inner()) = state;
-        Ok(())
+    /// Reads the deny list and the trusted agents again; `true` when they are other ones now. On
+    /// an error the old ones stay, and [`Self::trouble`] tells why. Blocks on files.
+    pub fn reload(
+        &self,
+        config: &Config,
+        own: &CertificateDer<'static>,
+    ) -> Result<bool, TrustFault> {
+        let loaded = State::load(config, own);
+        let trouble = loaded.as_ref().err().map(|error| {
+            let text = error.to_string();
+            Arc::from(text.lines().next().unwrap_or_default())
+        });
+        self.trouble.send_if_modified(|current| {
+            let other = *current != trouble;
+            *current = trouble;
+            other
+        });
+        let loaded = loaded?;
+        let mut state = self.state.write().unwrap_or_else(|e| e.into_inner());
+        if **state == loaded {
+            return Ok(false);
+        }
+        *state = Arc::new(loaded);
+        drop(state);
+        self.changes.send_modify(|count| *count += 1);
+        Ok(true)
+    }
+
+    /// Counts up when the deny list or the trusted agents became other ones: live sessions are
+    /// looked at again.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// `Some(why)` while the files are broken and older ones stay in use: `/readyz` is red.
+    pub fn trouble(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.trouble.subscribe()
     }
 
     /// Checks the certificate that a connection presented, at `now` (seconds since 1970):
@@ -174,11 +223,7 @@ impl PeerTrust {
             .verify_client_cert(leaf, &[], time)
             .map_err(|error| fault_of(&error))?;
         let subject = &read.subject;
-        let denied = state
-            .deny
-            .denies(&subject.principal, &read.serial)
-            .or_else(|| self.hook.as_ref()?(&subject.principal, &read.serial));
-        if let Some(reason) = denied {
+        if let Some(reason) = self.denies(&subject.principal, &read.serial) {
             return Err(CertificateFault::Denied(reason));
         }
         Ok(VerifiedPrincipal {
@@ -193,10 +238,24 @@ impl PeerTrust {
         })
     }
 
-    /// Why this principal gets no (further) certificate.
-    pub fn denies(&self, principal: &postern_proto::names::Principal) -> Option<String> {
-        let denied = self.state().deny.denies(principal, "");
-        denied.or_else(|| self.hook.as_ref()?(principal, ""))
+    /// Why this principal, or its certificate with this serial (hex; empty at enrolment), may not
+    /// come in any more.
+    pub fn denies(
+        &self,
+        principal: &postern_proto::names::Principal,
+        serial: &str,
+    ) -> Option<String> {
+        self.listed(principal, serial)
+            .or_else(|| self.hook.as_ref()?(principal, serial))
+    }
+
+    /// The same by the deny list alone.
+    pub fn listed(
+        &self,
+        principal: &postern_proto::names::Principal,
+        serial: &str,
+    ) -> Option<String> {
+        self.state().deny.denies(principal, serial)
     }
 
     fn state(&self) -> Arc<State> {
@@ -259,6 +318,7 @@ impl Issuer {
             not_before: parsed.validity().not_before.timestamp(),
             not_after: parsed.validity().not_after.timestamp(),
             agent,
+            certificate: certificate.clone(),
             verifier,
         })
     }

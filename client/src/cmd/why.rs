@@ -50,11 +50,30 @@ enum Verdict {
     Deny,
 }
 
+/// A permit that is about the action and target.
 #[derive(Debug, Deserialize)]
 struct Permit {
     id: String,
-    #[serde(flatten)]
-    more: serde_json::Map<String, Value>,
+    #[serde(default)]
+    file: Option<String>,
+    #[serde(default)]
+    line: Option<usize>,
+    #[serde(default)]
+    for_you: bool,
+    #[serde(default)]
+    holds: bool,
+    #[serde(default)]
+    with_fresh_mfa: bool,
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+/// One of its conditions, in Cedar; `holds` is absent where that cannot be told on its own.
+#[derive(Debug, Deserialize)]
+struct Condition {
+    text: String,
+    #[serde(default)]
+    holds: Option<bool>,
 }
 
 /// Asks and answers: 0 for a yes (with a fresh code too), 1 for a no.
@@ -120,7 +139,7 @@ impl Explanation {
         );
         if self.verdict == Verdict::Deny {
             for permit in &self.permits {
-                lines.push(format!("permit {}: {}", permit.id, permit.state()));
+                lines.extend(permit.lines());
             }
             if !self.users.is_empty() {
                 lines.push(format!("allowed users: {}", self.users.join(", ")));
@@ -136,17 +155,40 @@ impl Explanation {
 }
 
 impl Permit {
-    /// What the agent says about it, whatever the fields are called.
-    fn state(&self) -> String {
-        let told = self.more.iter().filter(|(_, value)| !value.is_null());
-        let told: Vec<String> = told
-            .map(|(name, value)| match value {
-                Value::String(text) => format!("{name} {text}"),
-                other => format!("{name} {other}"),
-            })
-            .collect();
-        told.join(", ")
+    /// Why it does not open this, condition by condition.
+    fn lines(&self) -> Vec<String> {
+        let place = match (&self.file, self.line) {
+            (Some(file), Some(line)) => format!(" ({file} line {line})"),
+            _ => String::new(),
+        };
+        let state = if !self.for_you {
+            "is for somebody else"
+        } else if self.holds {
+            "holds"
+        } else if self.with_fresh_mfa {
+            "would hold with a fresh MFA code"
+        } else {
+            "does not hold"
+        };
+        let mut lines = vec![format!("permit {}{place} {state}", self.id)];
+        let missing = self.conditions.iter().filter_map(|condition| {
+            let text = one_line(&condition.text);
+            match condition.holds {
+                Some(true) => None,
+                Some(false) => Some(format!("  this is not so: {text}")),
+                None => Some(format!("  this cannot be told on its own: {text}")),
+            }
+        });
+        if !self.holds {
+            lines.extend(missing);
+        }
+        lines
     }
+}
+
+/// Cedar's text may go over several lines.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -156,7 +198,12 @@ mod tests {
     #[test]
     fn a_denial_names_policy_reason_and_what_would_do() {
         let answer = r#"{"verdict":"deny","action":"connect","principal":"x","policies":["no-root"],
-            "message":"alice may not be root","hint":"use ec2-user","permits":[{"id":"operators","failed":"user is root"}],
+            "message":"alice may not be root","hint":"use ec2-user","permits":[
+            {"id":"operators","file":"team.cedar","line":7,"for_you":true,"holds":false,"with_fresh_mfa":false,"conditions":[
+              {"text":"context.user ==\n  \"ec2-user\"","holds":false},{"text":"resource.hasTag(\"env\")","holds":true},
+              {"text":"resource.getTag(\"env\") == \"prod\"","holds":null}]},
+            {"id":"at-night","file":"team.cedar","line":9,"for_you":true,"holds":false,"with_fresh_mfa":true,"conditions":[]},
+            {"id":"others","file":"team.cedar","line":12,"for_you":false,"holds":false,"with_fresh_mfa":false,"conditions":[]}],
             "users":["ec2-user"],"ports":[],"digest":"00"}"#;
         let explanation: Explanation = serde_json::from_str(answer).unwrap();
         let question = Question {
@@ -166,13 +213,17 @@ mod tests {
             port: None,
             host: None,
         };
-        insta::assert_snapshot!(explanation.lines(&question).join("\n"), @r"
+        insta::assert_snapshot!(explanation.lines(&question).join("\n"), @r#"
         denied: connect on web-1 as root
         policies: no-root
         reason: alice may not be root
-        permit operators: failed user is root
+        permit operators (team.cedar line 7) does not hold
+          this is not so: context.user == "ec2-user"
+          this cannot be told on its own: resource.getTag("env") == "prod"
+        permit at-night (team.cedar line 9) would hold with a fresh MFA code
+        permit others (team.cedar line 12) is for somebody else
         allowed users: ec2-user
         hint: use ec2-user
-        ");
+        "#);
     }
 }

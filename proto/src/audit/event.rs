@@ -165,7 +165,7 @@ pub enum Fact {
     PolicyLoaded {
         /// SHA-256 over all policy files, hex.
         digest: String,
-        /// Ids of all policies.
+        /// Their ids: all, or as many as fit in an event.
         policies: Vec<String>,
     },
     /// Policy files could not be used; the old ones stay.

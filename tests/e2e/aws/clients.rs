@@ -308,7 +308,7 @@ fn instances(subnet: &Subnet) -> Vec<Instance> {
 }
 
 /// The Python of the tests' clients, or a failure that says how to get it.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     if let Some(python) = std::env::var_os("POSTERN_TEST_PYTHON") {
         return python.into();
     }

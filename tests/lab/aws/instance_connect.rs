@@ -18,9 +18,16 @@ const KEY_LIFE: Duration = Duration::seconds(60);
 /// Keys kept at once, over all instances; the oldest go first.
 const CAPACITY: usize = 1_000;
 
+/// Is told of a key before its push is answered.
+pub(crate) type OnPush = Box<dyn Fn(&PushedKey) + Send>;
+
 /// Keys that were pushed and have not ended.
 #[derive(Default)]
-pub(crate) struct PushedKeys(Vec<PushedKey>);
+pub(crate) struct PushedKeys {
+    keys: Vec<PushedKey>,
+    /// The instances' metadata, so to say.
+    pub(crate) listeners: Vec<OnPush>,
+}
 
 /// A public key that `os_user` on an instance accepts until `expires`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +46,7 @@ impl PushedKeys {
         os_user: &str,
         now: OffsetDateTime,
     ) -> Vec<PushedKey> {
-        self.0
+        self.keys
             .iter()
             .filter(|key| {
                 key.expires > now && key.instance_id == instance_id && key.os_user == os_user
@@ -49,11 +56,14 @@ impl PushedKeys {
     }
 
     fn push(&mut self, key: PushedKey, now: OffsetDateTime) {
-        self.0.retain(|key| key.expires > now);
-        if self.0.len() >= CAPACITY {
-            self.0.remove(0);
+        self.keys.retain(|key| key.expires > now);
+        if self.keys.len() >= CAPACITY {
+            self.keys.remove(0);
         }
-        self.0.push(key);
+        for listener in &self.listeners {
+            listener(&key);
+        }
+        self.keys.push(key);
     }
 }
 

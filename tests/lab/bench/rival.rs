@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
 use super::cost;
@@ -63,8 +63,10 @@ impl OpenSsh {
         delay: Duration,
     ) -> Result<Forward> {
         let relay = DelayRelay::start(self.bastion.address, delay).await?;
-        let port = TcpStream::connect(to).await?.local_addr()?.port();
-        let local = SocketAddr::from(([127, 0, 0, 1], port));
+        // ssh cannot tell which port it took: choose a free one, which nobody listens on any more.
+        let free = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let local = free.local_addr()?;
+        drop(free);
         let mut command = self.ssh(relay.address);
         command.arg("-N").args(["-L", &format!("{local}:{to}")]);
         if let Some(cipher) = cipher {

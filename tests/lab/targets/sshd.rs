@@ -66,6 +66,9 @@ pub async fn start(listener: PrivateListener, setup: Setup<'_>) -> Result<Sshd> 
     let address = listener.address()?;
     let keys_file = setup.folder.join("authorized_keys");
     let (program, keys) = (setup.program, setup.keys);
+    if let Keys::Pushed(pushed, user) = &keys {
+        pushed.follow(user, &keys_file);
+    }
     let task = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         loop {

@@ -122,7 +122,8 @@ async fn a_fault_closes_enrolment_and_is_an_event_and_recovery_opens_it() {
         matches!(&*watched.borrow(), AttestationState::Closed(_)),
         "closed before the first check"
     );
-    let run = attestation.run(state, record);
+    let again = Notify::new();
+    let run = attestation.run(state, record, &again);
     let story = async {
         watched.changed().await.unwrap();
         assert!(
@@ -162,8 +163,9 @@ async fn an_event_that_cannot_be_written_keeps_enrolment_closed() {
     let record: Record = Arc::new(|_| Box::pin(async { Err("disk full".to_owned()) }));
     let state = Attestation::channel();
     let mut watched = state.subscribe();
+    let again = Notify::new();
     tokio::select! {
-        () = attestation.run(state, record) => panic!("the checks ended"),
+        () = attestation.run(state, record, &again) => panic!("the checks ended"),
         changed = watched.changed() => changed.unwrap(),
     }
     assert!(matches!(&*watched.borrow(), AttestationState::Closed(why) if &**why == "disk full"));

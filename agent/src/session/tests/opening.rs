@@ -6,7 +6,7 @@ use postern_proto::gateway::message::{DenyCode, OpenKind, open_hash};
 use postern_proto::names::Assurance;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::policy::Decision;
+use crate::policy::{Action, Decision};
 use crate::testing::*;
 
 #[tokio::test]
@@ -220,5 +220,42 @@ async fn ssh_sessions_carry_the_exit_status_home() {
     assert_eq!(client.data(4).await, b"done");
     let close = client.closed().await;
     assert_eq!(close.exit_status, Some(7));
+    agent.stopped().await;
+}
+
+#[tokio::test]
+async fn a_target_is_told_to_permit_only_what_policy_could_allow() {
+    use crate::ca::ssh::SshExtension::{AgentForwarding, PortForwarding, Pty};
+    let agent = Agent::start().await;
+    let _listener = agent.listen().await;
+    for (allowed, permitted) in [
+        (vec![Action::Connect], vec![Pty]),
+        (
+            vec![Action::Connect, Action::Tunnel],
+            vec![Pty, PortForwarding],
+        ),
+        (
+            vec![Action::Connect, Action::Reverse],
+            vec![Pty, PortForwarding],
+        ),
+        (
+            vec![Action::Connect, Action::ForwardAgent],
+            vec![Pty, AgentForwarding],
+        ),
+    ] {
+        agent.decide(move |request| match allowed.contains(&request.action) {
+            true => allow(request),
+            false => deny("no"),
+        });
+        let mut client = agent.connect("alice").await;
+        let mut open = open(22);
+        open.kind = OpenKind::Ssh {
+            user: "root".parse().unwrap(),
+        };
+        client.open(&open).await;
+        client.granted().await;
+        let asked = agent.permitted.lock().unwrap().pop();
+        assert_eq!(asked, Some(permitted));
+    }
     agent.stopped().await;
 }

@@ -157,6 +157,12 @@ impl Channels {
         self.next > 0
     }
 
+    /// Whether the target closed every one: what the user asked for is done, though its own
+    /// `CLOSE` may never come.
+    pub(super) fn all_ended(&self) -> bool {
+        self.all.values().all(|channel| channel.closed_down)
+    }
+
     /// Takes a channel in under the number of the end that opened it. `None` when that end uses
     /// the number already.
     pub(super) fn insert(&mut self, channel: Channel) -> Option<Key> {

@@ -53,7 +53,7 @@ impl Relay {
     /// The end that messages going `way` come from is gone.
     pub(super) fn gone(&self, way: Way) -> End {
         match way {
-            Way::Up if self.channels.len() == 0 && self.channels.any_opened() => {
+            Way::Up if self.channels.any_opened() && self.channels.all_ended() => {
                 End::new(CloseReason::Done, None)
             }
             Way::Up => End::new(CloseReason::Client, None),

@@ -1,5 +1,7 @@
 //! The relay without a network: what is refused or cannot be recorded reaches nobody.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use postern_proto::gateway::message::CloseReason;
 use postern_proto::wire::Writer;
@@ -9,7 +11,7 @@ use super::end::End;
 use super::{Decided, Flight, Relay};
 use crate::evidence::EvidenceError;
 use crate::policy::Denial;
-use crate::session::ChannelRefused;
+use crate::session::{ChannelRefused, Session};
 use crate::ssh::message::{self, plain};
 use crate::ssh::tests::support::{host_identity, session, target};
 use crate::ssh::transport::Transport;
@@ -31,6 +33,10 @@ fn carry(from: &mut Transport, to: &mut Transport) -> bool {
 
 impl Stage {
     fn new() -> Self {
+        Self::of(session("root", &target("web-1", 22)))
+    }
+
+    fn of(session: Arc<Session>) -> Self {
         let algorithms = || vec!["ssh-ed25519".to_owned()];
         let mut user = Transport::client(algorithms()).unwrap();
         let mut agent_to_user = Transport::server(host_identity()).unwrap();
@@ -46,7 +52,6 @@ impl Stage {
             one.authenticated();
             other.authenticated();
         }
-        let session = session("root", &target("web-1", 22));
         Self {
             relay: Relay::new(agent_to_user, agent_to_target, session),
             user,
@@ -264,13 +269,16 @@ impl Stage {
         let (mut at_user, mut at_target) = (vec![], vec![]);
         loop {
             self.relay.advance().unwrap();
+            // What landed may have made room for more, though it waits for new keys itself.
+            let mut moved = false;
             for way in [Way::Up, Way::Down] {
                 if self.relay.lane(way).flight.is_some() {
                     let flight = self.asked(way).await;
                     self.relay.on_landed(way, flight).unwrap();
+                    moved = true;
                 }
             }
-            let moved = carry(&mut self.user, &mut self.relay.user.transport)
+            moved |= carry(&mut self.user, &mut self.relay.user.transport)
                 | carry(&mut self.target, &mut self.relay.target.transport)
                 | carry(&mut self.relay.user.transport, &mut self.user)
                 | carry(&mut self.relay.target.transport, &mut self.target);
@@ -381,5 +389,52 @@ async fn sftp_that_is_not_sftp_passes_and_is_recorded_byte_by_byte() {
         assert_eq!(stage.heard().1, Vec::<Bytes>::new());
         stage.relay.on_landed(Way::Up, recorded).unwrap();
         assert_eq!(stage.heard().1, [data(b"SSH-2.0-tunnel\r\n")]);
+    }
+}
+
+#[tokio::test]
+async fn any_messages_from_both_ends_end_the_session_at_most() {
+    use proptest::strategy::{Strategy, ValueTree};
+    use proptest::test_runner::TestRunner;
+    let one = proptest::collection::vec(proptest::num::u8::ANY, 0..40);
+    let name = proptest::sample::select(vec![
+        "session",
+        "direct-tcpip",
+        "forwarded-tcpip",
+        "pty-req",
+        "shell",
+        "exec",
+        "subsystem",
+        "window-change",
+        "tcpip-forward",
+        "exit-status",
+        "sftp",
+    ]);
+    // Mostly what these layers know, about channels that may exist.
+    let message = (80_u8..102, 0_u32..10, name, one).prop_map(|(kind, id, name, rest)| {
+        let start = Writer::new().u8(kind);
+        let start = match kind {
+            80 | 90 => start.vec32(name.as_bytes()).u32(id),
+            98 => start.u32(id).vec32(name.as_bytes()),
+            _ => start.u32(id),
+        };
+        start.raw(&rest).finish()
+    });
+    let steps = proptest::collection::vec((proptest::bool::ANY, message), 1..30);
+    let mut runner = TestRunner::default();
+    let session = session("root", &target("web-1", 22));
+    for _ in 0..300 {
+        let steps = steps.new_tree(&mut runner).unwrap().current();
+        let mut stage = Stage::of(session.clone());
+        stage.channel();
+        for (up, message) in steps {
+            let said = match up {
+                true => stage.user_says(&message),
+                false => stage.target_says(&message),
+            };
+            if said.is_err() {
+                break;
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use postern_proto::gateway::message::CloseReason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::{Agent, Sshd, eventually, noise, run, stdout, within};
+use crate::ca::ssh::SshExtension;
 use crate::session::Ending;
 
 #[tokio::test]
@@ -404,19 +405,25 @@ async fn the_target_listens_for_the_user_and_stops_when_told() {
     child.kill().await.unwrap();
 }
 
-#[tokio::test]
-async fn the_users_ssh_agent_can_be_lent() {
-    let agent = Agent::start().await;
-    let socket = agent.folder.path().join("agent");
+/// OpenSSH's own, without keys.
+async fn ssh_agent(socket: &std::path::Path) -> tokio::process::Child {
     let mut command = tokio::process::Command::new("ssh-agent");
     command
         .arg("-D")
         .arg("-a")
-        .arg(&socket)
+        .arg(socket)
         .stdout(Stdio::null())
         .kill_on_drop(true);
-    let mut lender = command.spawn().unwrap();
+    let agent = command.spawn().unwrap();
     eventually(|| socket.exists()).await;
+    agent
+}
+
+#[tokio::test]
+async fn the_users_ssh_agent_can_be_lent() {
+    let agent = Agent::start().await;
+    let socket = agent.folder.path().join("agent");
+    let mut lender = ssh_agent(&socket).await;
     let mut command = tokio::process::Command::new("ssh-add");
     command
         .arg("-q")
@@ -432,6 +439,40 @@ async fn the_users_ssh_agent_can_be_lent() {
     let output = agent.ssh(&["ssh-add -l"]).await;
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     lender.kill().await.unwrap();
+}
+
+/// Policy allows everything in these tests: what stops here is stopped by sshd itself.
+#[tokio::test]
+async fn a_target_refuses_by_itself_what_the_certificate_does_not_permit() {
+    let (port, service) = echo().await;
+    let tries = async |extensions: &[SshExtension]| {
+        let agent = Agent::permitting(extensions).await;
+        let socket = agent.folder.path().join("agent");
+        let _lender = ssh_agent(&socket).await;
+        assert_eq!(stdout(&agent.ssh(&["echo in"]).await), "in\n");
+        let mut command = agent.command("ssh");
+        command.args(["-tt", "web-1", "tty > /dev/null && echo terminal"]);
+        let terminal = String::from_utf8_lossy(&run(command).await.stdout).contains("terminal");
+        let mut command = agent.command("ssh");
+        command.args(["-W", &format!("127.0.0.1:{port}"), "web-1"]);
+        let forward = run(command).await.status.success();
+        let mut command = agent.command("ssh");
+        command.args(["-o", "ExitOnForwardFailure=yes"]);
+        command.args(["-R", "127.0.0.1:0:127.0.0.1:1", "web-1", "true"]);
+        let listener = run(command).await.status.success();
+        let mut command = agent.command("ssh");
+        command
+            .env("SSH_AUTH_SOCK", &socket)
+            .args(["-A", "web-1", "test -n \"$SSH_AUTH_SOCK\""]);
+        let lent = run(command).await.status.success();
+        (terminal, forward, listener, lent)
+    };
+    use SshExtension::{AgentForwarding, PortForwarding, Pty};
+    assert_eq!(tries(&[]).await, (false, false, false, false));
+    assert_eq!(tries(&[Pty]).await, (true, false, false, false));
+    assert_eq!(tries(&[PortForwarding]).await, (false, true, true, false));
+    assert_eq!(tries(&[AgentForwarding]).await, (false, false, false, true));
+    service.abort();
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postern_proto::names::{Assurance, Principal, SessionId};
@@ -19,10 +20,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::super::{Credential, HostIdentity, HostKeys, SshEnd, Upstream, serve};
+use crate::ca::ssh::{SshExtension, SshUserCa, UserRequest};
+use crate::evidence::Evidence;
 use crate::identity::VerifiedPrincipal;
 use crate::inventory::{Target, TargetLogin};
 use crate::policy::{Action, Grant, Request};
 use crate::session::Session;
+use crate::testing::evidence;
 
 /// Nothing in these tests takes longer, on a busy machine either.
 pub(in crate::ssh) const DEADLINE: Duration = Duration::from_secs(60);
@@ -41,8 +45,7 @@ pub(in crate::ssh) fn now() -> u64 {
         .as_secs()
 }
 
-fn certificate(
-    kind: CertType,
+pub(in crate::ssh) fn host_certificate(
     subject: &PrivateKey,
     authority: &PrivateKey,
     principals: &[&str],
@@ -55,38 +58,12 @@ fn certificate(
         until,
     )
     .unwrap();
-    builder.cert_type(kind).unwrap();
+    builder.cert_type(CertType::Host).unwrap();
     builder.key_id("test").unwrap();
     for principal in principals {
         builder.valid_principal(*principal).unwrap();
     }
-    if kind == CertType::User {
-        for extension in [
-            "permit-pty",
-            "permit-port-forwarding",
-            "permit-agent-forwarding",
-        ] {
-            builder.extension(extension, "").unwrap();
-        }
-    }
     builder.sign(authority).unwrap()
-}
-
-pub(in crate::ssh) fn host_certificate(
-    subject: &PrivateKey,
-    authority: &PrivateKey,
-    principals: &[&str],
-    until: u64,
-) -> Certificate {
-    certificate(CertType::Host, subject, authority, principals, until)
-}
-
-pub(in crate::ssh) fn user_certificate(
-    subject: &PrivateKey,
-    authority: &PrivateKey,
-    principals: &[&str],
-) -> Certificate {
-    certificate(CertType::User, subject, authority, principals, now() + 300)
 }
 
 /// Seeds of the keys that take part.
@@ -120,9 +97,8 @@ pub(in crate::ssh) fn target(name: &str, port: u16) -> Target {
     }
 }
 
-/// A session that was granted to log in as `user`.
-pub(in crate::ssh) fn session(user: &str, target: &Target) -> Arc<Session> {
-    let who = VerifiedPrincipal {
+fn who() -> VerifiedPrincipal {
+    VerifiedPrincipal {
         principal: Principal {
             account: "111122223333".parse().unwrap(),
             user_id: "AIDAAAAAAAAAAAAAAAAA".parse().unwrap(),
@@ -135,7 +111,17 @@ pub(in crate::ssh) fn session(user: &str, target: &Target) -> Arc<Session> {
         claimed_end: None,
         key_hash: [0; 32],
         aws_request_ids: vec![],
-    };
+    }
+}
+
+/// A session that was granted to log in as `user`, with an audit store of its own.
+pub(in crate::ssh) fn session(user: &str, target: &Target) -> Arc<Session> {
+    session_in(evidence(), user, target)
+}
+
+fn session_in(evidence: Evidence, user: &str, target: &Target) -> Arc<Session> {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let who = who();
     let request = Request {
         who,
         action: Action::Connect,
@@ -152,7 +138,8 @@ pub(in crate::ssh) fn session(user: &str, target: &Target) -> Arc<Session> {
         request,
         policies: vec!["test".to_owned()],
     };
-    crate::testing::session(SessionId::from_parts(1, 2), grant)
+    let id = SessionId::from_parts(1, NEXT.fetch_add(1, Ordering::Relaxed).into());
+    crate::testing::session(evidence, id, grant)
 }
 
 /// Who runs this test, and so may log in at a test's sshd.
@@ -267,10 +254,30 @@ impl Drop for Sshd {
 
 /// What the agent logs in with at a test's sshd.
 pub(in crate::ssh) fn credential(user: &str) -> Credential {
+    credential_for(user, &EVERYTHING)
+}
+
+/// The same, permitting less.
+fn credential_for(user: &str, extensions: &[SshExtension]) -> Credential {
     let login = key(LOGIN);
-    let certificate = user_certificate(&login, &key(USER_CA), &[user]);
+    let request = UserRequest {
+        principal: &who().principal,
+        session: SessionId::from_parts(1, 2),
+        user: &user.parse().unwrap(),
+        source: None,
+        extensions,
+        now: now().try_into().unwrap(),
+    };
+    let authority = SshUserCa::new(key(USER_CA)).unwrap();
+    let certificate = authority.certify(login.public_key(), &request).unwrap();
     Credential::certified(login, certificate)
 }
+
+const EVERYTHING: [SshExtension; 3] = [
+    SshExtension::Pty,
+    SshExtension::PortForwarding,
+    SshExtension::AgentForwarding,
+];
 
 /// An agent that serves every connection to it from one sshd.
 pub(in crate::ssh) struct Agent {
@@ -289,6 +296,18 @@ impl Agent {
     }
 
     pub(in crate::ssh) async fn with_sshd(sshd: Sshd) -> Self {
+        Self::with(sshd, &EVERYTHING).await
+    }
+
+    /// One whose certificates for the sshd permit nothing but `extensions`. Policy allows all.
+    pub(in crate::ssh) async fn permitting(extensions: &[SshExtension]) -> Self {
+        Self::with(Sshd::start("").await, extensions).await
+    }
+
+    async fn with(sshd: Sshd, extensions: &[SshExtension]) -> Self {
+        let extensions = extensions.to_vec();
+        // One for all sessions, as an agent has it.
+        let evidence = evidence();
         let user = login_user();
         let folder = Folder::new();
         folder.write("id", &private(&key(9)));
@@ -308,10 +327,14 @@ impl Agent {
                 stream.set_nodelay(true).unwrap();
                 let (ended, started) = (ended.clone(), started.clone());
                 let (host_keys, login) = (host_keys.clone(), login.clone());
+                let (evidence, credential) =
+                    (evidence.clone(), credential_for(&login, &extensions));
                 running.spawn(async move {
                     let target = target("web-1", upstream_address.port());
-                    let session = session(&login, &target);
-                    let upstream = connect(upstream_address, &target, &login, &host_keys).await;
+                    let session = session_in(evidence, &login, &target);
+                    let address = upstream_address;
+                    let upstream =
+                        connect_with(address, &target, &login, credential, &host_keys).await;
                     started.send(session.clone()).unwrap();
                     let end = serve(stream, upstream, session, host_identity()).await;
                     ended.send(end).ok();
@@ -390,16 +413,21 @@ pub(in crate::ssh) async fn connect(
     user: &str,
     host_keys: &HostKeys,
 ) -> Upstream {
+    connect_with(address, target, user, credential(user), host_keys).await
+}
+
+async fn connect_with(
+    address: SocketAddr,
+    target: &Target,
+    user: &str,
+    credential: Credential,
+    host_keys: &HostKeys,
+) -> Upstream {
     let tcp = TcpStream::connect(address).await.unwrap();
-    let (upstream, _) = Upstream::connect(
-        tcp,
-        target,
-        &user.parse().unwrap(),
-        credential(user),
-        host_keys,
-    )
-    .await
-    .unwrap();
+    let (upstream, _) =
+        Upstream::connect(tcp, target, &user.parse().unwrap(), credential, host_keys)
+            .await
+            .unwrap();
     upstream
 }
 

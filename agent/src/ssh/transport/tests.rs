@@ -167,6 +167,39 @@ fn what_waits_for_an_exchange_is_bounded() {
 }
 
 #[test]
+fn a_peer_that_takes_no_new_keys_is_cut_off() {
+    let mut pair = Pair::ready();
+    pair.server.rekey_after(1);
+    pair.server.worn_packets = 50;
+    // A client that answers no offer and goes on.
+    let sent = (0..100).find(|_| {
+        pair.client.send(&[94, 1]).unwrap();
+        let up = pair.client.output.split();
+        pair.server.input.extend_from_slice(&up);
+        while let Ok(Some(_)) = pair.server.next() {}
+        pair.server.failed.is_some()
+    });
+    assert!(pair.server.exchanging());
+    assert_eq!(pair.server.failed, Some(TransportError::WornKeys));
+    assert!((40..50).contains(&sent.unwrap()), "{sent:?}");
+}
+
+#[test]
+fn only_a_message_of_an_exchange_is_skipped_as_a_wrong_guess() {
+    for (kind, fine) in [(30, true), (49, true), (2, false), (20, false), (50, false)] {
+        let mut server = Transport::server(host_identity()).unwrap();
+        server.skip_guess = true;
+        server.input.extend_from_slice(b"SSH-2.0-x\r\n");
+        let mut packet = BytesMut::new();
+        Sealing::clear()
+            .seal(&[kind, 0, 0, 0, 0], &mut packet)
+            .unwrap();
+        server.input.extend_from_slice(&packet);
+        assert_eq!(server.next().is_ok(), fine, "{kind}");
+    }
+}
+
+#[test]
 fn a_server_that_signs_with_another_key_is_refused() {
     let mut pair = Pair::new();
     // The blob of one key, the signature of another.
@@ -208,7 +241,8 @@ fn a_talkative_or_foreign_peer_is_cut_off_before_it_costs_memory() {
     let client = || Transport::client(vec!["ssh-ed25519".to_owned()]).unwrap();
     let long = [b'x'; 300];
     let lines = b"hello\r\n".repeat(60);
-    for bytes in [&long[..], &lines, b"SSH-1.5-old\r\n", b"SSH-3.0-new\n"] {
+    let nul = b"SSH-2.0-x\0y\r\n";
+    for bytes in [&long[..], &lines, nul, b"SSH-1.5-old\r\n", b"SSH-3.0-new\n"] {
         let mut transport = client();
         transport.input.extend_from_slice(bytes);
         assert_eq!(transport.next(), Err(TransportError::Identification));
