@@ -207,6 +207,27 @@ fn a_repeated_message_is_acknowledged_again() {
 }
 
 #[test]
+fn a_message_behind_a_gap_is_acknowledged_at_once() {
+    let mut pair = pair();
+    pair.open(Session::StandardStream);
+    let now = pair.now;
+    for piece in [b"a", b"b"] {
+        pair.agent.write(now, piece).unwrap();
+    }
+    let sent = frames(&mut pair.agent, now);
+    pair.client.handle_message(now, &sent[1]).unwrap();
+    assert_eq!(
+        frames(&mut pair.client, now).len(),
+        1,
+        "so the sender sees what is missing"
+    );
+    assert_eq!(events(&mut pair.client), []);
+    pair.client.handle_message(now, &sent[0]).unwrap();
+    assert_eq!(events(&mut pair.client).len(), 2);
+    assert_eq!(frames(&mut pair.client, now).len(), 1, "each once");
+}
+
+#[test]
 fn the_first_data_comes_again_soon() {
     let mut pair = pair();
     pair.open(Session::NonInteractiveCommands);
