@@ -27,7 +27,7 @@ use crate::inventory::Target;
 use crate::limits::Limits;
 use crate::pipe::Patience;
 use crate::policy::{Decision, Denial, Explanation, Request};
-use crate::session::{Registry, Session, StepUps};
+use crate::session::{Registry, Resumable, Session, StepUps};
 use crate::socket::Socket;
 use crate::ssh::SshEnd;
 use crate::strangers::Strangers;
@@ -183,7 +183,8 @@ pub(crate) type EnrollServe = Arc<
 pub(crate) struct Lifetimes {
     /// Of a grant.
     pub(crate) grant: Duration,
-    /// How long a session that cost a code waits for a further pipe.
+    /// How long a pipe that lost its connection waits for the next; and a session that cost a
+    /// code for a further pipe.
     pub(crate) detach: Duration,
     /// The same for other tunnels: opening anew costs nobody anything.
     pub(crate) linger: Duration,
@@ -198,6 +199,7 @@ pub(crate) struct Core {
     pub(crate) lifetimes: Lifetimes,
     pub(crate) patience: Patience,
     pub(crate) sessions: Registry,
+    pub(crate) resumable: Resumable,
     pub(crate) step_ups: StepUps,
     pub(crate) strangers: Strangers,
     /// Everything that runs for a connection or a session.
@@ -223,6 +225,7 @@ impl Core {
             lifetimes,
             patience,
             sessions: Registry::default(),
+            resumable: Resumable::default(),
             step_ups: StepUps::default(),
             strangers: Strangers::default(),
             tasks: TaskTracker::new(),

@@ -21,8 +21,9 @@ mod reserve;
 mod retention;
 mod writer;
 
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use postern_proto::audit::event::{Event, Fact, RecordingDigest};
@@ -357,6 +358,34 @@ pub struct Recording {
     handle: Arc<Handle>,
 }
 
+/// A recording that is not kept open by this.
+#[derive(Clone)]
+pub(crate) struct WeakRecording {
+    name: String,
+    handle: Weak<Handle>,
+}
+
+impl WeakRecording {
+    /// Whether somebody still holds it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.handle.strong_count() > 0
+    }
+
+    /// The recording, while somebody holds it.
+    pub(crate) fn get(&self) -> Option<Recording> {
+        Some(Recording {
+            name: self.name.clone(),
+            handle: self.handle.upgrade()?,
+        })
+    }
+}
+
+impl fmt::Debug for WeakRecording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WeakRecording({})", self.name)
+    }
+}
+
 struct Handle {
     open: Arc<Open>,
     evidence: Evidence,
@@ -369,6 +398,14 @@ impl Drop for Handle {
 }
 
 impl Recording {
+    /// A reference that does not keep it open.
+    pub(crate) fn downgrade(&self) -> WeakRecording {
+        WeakRecording {
+            name: self.name.clone(),
+            handle: Arc::downgrade(&self.handle),
+        }
+    }
+
     /// `SESSION-NUMBER`.
     pub fn name(&self) -> &str {
         &self.name

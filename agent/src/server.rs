@@ -147,8 +147,7 @@ impl Server {
             (Protocol::Pipe, Some(who)) => {
                 if let Some((place, peer)) = self.prove(&stream, source, arrival, &who) {
                     // Boxed: a waiting connection is as small as its state.
-                    Box::pin(session::serve(&self.core, peer, stream)).await;
-                    drop(place);
+                    Box::pin(session::serve(&self.core, peer, place, stream)).await;
                 }
             }
             (Protocol::Http, Some(who)) => {

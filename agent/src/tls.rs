@@ -30,6 +30,9 @@ pub const UNAUTHENTICATED_INPUT: u64 = 32 * 1024;
 /// Sessions that each ticket store remembers.
 const TICKETS: usize = 8192;
 
+/// A client's connection.
+pub(crate) type Connection = TlsStream<BoundedInput<crate::socket::Socket>>;
+
 /// What is spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {

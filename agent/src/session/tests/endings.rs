@@ -100,7 +100,7 @@ async fn failed_evidence_ends_everything_and_opens_nothing() {
 
 #[tokio::test]
 async fn a_cut_connection_is_a_lost_network_and_not_an_end_of_file() {
-    let agent = Agent::start().await;
+    let agent = Agent::with(Knobs::without_resume()).await;
     let (client, _target) = tunnel(&agent).await;
     let (tcp, _) = client.stream.into_inner();
     drop(tcp);
@@ -112,7 +112,7 @@ async fn a_cut_connection_is_a_lost_network_and_not_an_end_of_file() {
 
 #[tokio::test]
 async fn an_orderly_end_of_tls_without_close_is_a_lost_network_too() {
-    let agent = Agent::start().await;
+    let agent = Agent::with(Knobs::without_resume()).await;
     let (mut client, _target) = tunnel(&agent).await;
     client.stream.shutdown().await.unwrap();
     let (_, message, ..) = agent.closed().await;
