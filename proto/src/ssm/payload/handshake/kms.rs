@@ -43,7 +43,7 @@ impl KmsResult {
         serde_json::from_value(value).map_err(|_| PayloadError::Json { what: WHAT })
     }
 
-    /// For [`ProcessedAction::action_result`].
+    /// For [`ProcessedAction::action_result`](super::ProcessedAction::action_result).
     pub fn to_value(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
     }
