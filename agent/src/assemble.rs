@@ -22,12 +22,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::ca::ssh::SshExtension;
 use crate::evidence::Evidence;
-use crate::identity::VerifiedPrincipal;
+use crate::identity::{EnrollEnd, VerifiedPrincipal};
 use crate::inventory::Target;
 use crate::limits::Limits;
 use crate::pipe::Patience;
 use crate::policy::{Decision, Denial, Explanation, Request};
-use crate::session::{Registry, Session, StepUps};
+use crate::session::{Registry, Resumable, Session, StepUps};
 use crate::socket::Socket;
 use crate::ssh::SshEnd;
 use crate::strangers::Strangers;
@@ -173,7 +173,9 @@ pub(crate) struct Doors {
 
 /// Serves one enrolment; the stream's input stays bounded.
 pub(crate) type EnrollServe = Arc<
-    dyn Fn(TlsStream<BoundedInput<Socket>>, SocketAddr) -> BoxFuture<'static, ()> + Send + Sync,
+    dyn Fn(TlsStream<BoundedInput<Socket>>, SocketAddr) -> BoxFuture<'static, EnrollEnd>
+        + Send
+        + Sync,
 >;
 
 /// Lifetimes.
@@ -181,7 +183,8 @@ pub(crate) type EnrollServe = Arc<
 pub(crate) struct Lifetimes {
     /// Of a grant.
     pub(crate) grant: Duration,
-    /// How long a session that cost a code waits for a further pipe.
+    /// How long a pipe that lost its connection waits for the next; and a session that cost a
+    /// code for a further pipe.
     pub(crate) detach: Duration,
     /// The same for other tunnels: opening anew costs nobody anything.
     pub(crate) linger: Duration,
@@ -196,6 +199,7 @@ pub(crate) struct Core {
     pub(crate) lifetimes: Lifetimes,
     pub(crate) patience: Patience,
     pub(crate) sessions: Registry,
+    pub(crate) resumable: Resumable,
     pub(crate) step_ups: StepUps,
     pub(crate) strangers: Strangers,
     /// Everything that runs for a connection or a session.
@@ -221,6 +225,7 @@ impl Core {
             lifetimes,
             patience,
             sessions: Registry::default(),
+            resumable: Resumable::default(),
             step_ups: StepUps::default(),
             strangers: Strangers::default(),
             tasks: TaskTracker::new(),

@@ -1,15 +1,11 @@
 //! The `postern-agent` command: `init`, `check`, `run`.
-//!
-//! What other parts contribute (a policy that loads, an inventory that answers, the server
-//! itself) is handed in by `main` as [`Hooks`].
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use futures_util::future::BoxFuture;
 
 use crate::config::{Config, DEFAULT_PATH};
 use crate::keys::Keys;
@@ -19,21 +15,8 @@ mod finding;
 mod init;
 mod template;
 
-pub use finding::{Finding, Level};
+pub(crate) use finding::{Finding, Level};
 pub use init::InitArguments;
-
-/// One part's contribution to `check`.
-pub type CheckHook = fn(Arc<Config>) -> BoxFuture<'static, Vec<Finding>>;
-/// Serves until it is told to stop.
-pub type RunHook = fn(Config, Keys) -> BoxFuture<'static, anyhow::Result<()>>;
-
-/// What `main` plugs in.
-pub struct Hooks {
-    /// Further checks, in the order of their findings.
-    pub checks: Vec<CheckHook>,
-    /// The agent itself.
-    pub run: RunHook,
-}
 
 /// The managed bastion of Postern.
 #[derive(Debug, Parser)]
@@ -47,7 +30,7 @@ struct Cli {
 enum Command {
     /// Make keys, certificates, agent.toml and an example policy
     Init(Box<InitArguments>),
-    /// Check keys, certificates, policy, clock and the attestation role, and say the fix
+    /// Check keys, policy, inventory, evidence, clock and the attestation role, and say the fix
     Check(CheckArguments),
     /// Serve until SIGTERM or SIGINT
     Run(RunArguments),
@@ -58,7 +41,7 @@ struct CheckArguments {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
-    /// Leave out what asks AWS: the clock and the attestation role
+    /// Leave out what asks AWS: EC2, the clock and the attestation role
     #[arg(long)]
     local: bool,
     /// Answer as one JSON object
@@ -74,7 +57,7 @@ struct RunArguments {
 }
 
 /// Runs the command line of this process.
-pub fn main(hooks: &Hooks) -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -84,7 +67,7 @@ pub fn main(hooks: &Hooks) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match execute(cli.command, hooks) {
+    match execute(cli.command) {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "postern-agent: {}", told(&error));
@@ -93,7 +76,7 @@ pub fn main(hooks: &Hooks) -> ExitCode {
     }
 }
 
-fn execute(command: Command, hooks: &Hooks) -> anyhow::Result<ExitCode> {
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Init(arguments) => {
             let made = init::init(&arguments)?;
@@ -106,11 +89,8 @@ fn execute(command: Command, hooks: &Hooks) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(arguments) => {
-            let findings = runtime()?.block_on(check::check(
-                &arguments.config,
-                arguments.local,
-                &hooks.checks,
-            ));
+            install_provider()?;
+            let findings = runtime()?.block_on(check::check(&arguments.config, arguments.local));
             let text = if arguments.json {
                 finding::json(&findings)?
             } else {
@@ -124,7 +104,8 @@ fn execute(command: Command, hooks: &Hooks) -> anyhow::Result<ExitCode> {
             log_to_stderr();
             let config = Config::load(&arguments.config)?;
             let keys = Keys::load(&config)?;
-            runtime()?.block_on((hooks.run)(config, keys))?;
+            install_provider()?;
+            runtime()?.block_on(crate::run::run(config, keys))?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -149,6 +130,14 @@ fn told(error: &anyhow::Error) -> String {
         }
     }
     message + &hints
+}
+
+/// One crypto provider for the whole process, before anything speaks TLS.
+fn install_provider() -> anyhow::Result<()> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .ok()
+        .context("another crypto provider is installed")
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

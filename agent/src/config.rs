@@ -19,6 +19,7 @@ mod units;
 mod validate;
 
 pub use error::ConfigError;
+pub(crate) use error::unknown_key;
 pub use role::RoleArn;
 pub use units::{format_duration, parse_duration, parse_size};
 
@@ -235,12 +236,20 @@ pub struct EvidenceSettings {
     /// Recording bytes of one session. Default `16GiB`.
     #[serde(default = "defaults::session_quota", with = "units::size")]
     pub session_quota: u64,
-    /// Recording bytes of all live sessions of one principal. Default `64GiB`.
+    /// Recording bytes of one principal in 24 hours. Default `64GiB`.
     #[serde(default = "defaults::principal_quota", with = "units::size")]
     pub principal_quota: u64,
     /// Whether terminal input is recorded: it holds passwords. Default `false`.
     #[serde(default)]
     pub record_input: bool,
+    /// Programs whose streams are recorded as digest, counts and first MiB: `rsync`, `git`,
+    /// `scp` and the like. Whoever may run one can move what he likes through it. Default none.
+    #[serde(default)]
+    pub bulk_programs: Vec<String>,
+    /// How long recordings are kept after they ended; entries of the log stay for ever. Default
+    /// for ever.
+    #[serde(default, with = "units::optional_duration")]
+    pub retention: Option<Duration>,
 }
 
 /// Ceilings that keep one client from starving the rest.

@@ -56,6 +56,11 @@ pub(crate) enum Refusal {
     /// The session to join is over, is another one's, or the proof is wrong: the peer is not told
     /// which.
     Join(&'static str),
+    /// The pipe to resume is over, is another one's, or the proof is wrong: the peer is not told
+    /// which.
+    Resume(&'static str),
+    /// The pipe to resume is its owner's, and its session was ordered to end.
+    Ended(Ending),
     /// The target cannot be dialled or does not let the agent in.
     NotReached(NotReached),
     /// The request breaks the protocol.
@@ -72,7 +77,11 @@ impl Refusal {
             Self::Limit(_) => DenyCode::Limit,
             Self::UnknownTarget { .. } => DenyCode::UnknownTarget,
             Self::Ambiguous { .. } => DenyCode::Ambiguous,
-            Self::Policy(_) | Self::SshPort(_) | Self::Join(_) => DenyCode::Policy,
+            Self::Policy(_)
+            | Self::SshPort(_)
+            | Self::Join(_)
+            | Self::Resume(_)
+            | Self::Ended(_) => DenyCode::Policy,
             Self::StepUp { .. } => DenyCode::StepUp,
             Self::NotReached(fault) => fault.code,
             Self::Protocol(_) => DenyCode::Protocol,
@@ -91,7 +100,7 @@ impl Refusal {
     /// Why, for operators: the event's field.
     pub(crate) fn reason(&self) -> String {
         match self {
-            Self::Join(detail) => (*detail).to_owned(),
+            Self::Join(detail) | Self::Resume(detail) => (*detail).to_owned(),
             Self::Evidence(error) => error.to_string(),
             other => other.message(),
         }
@@ -101,7 +110,7 @@ impl Refusal {
     pub(crate) fn level(&self) -> Level {
         match self {
             Self::Evidence(_) => Level::ERROR,
-            Self::Protocol(_) | Self::Join(_) => Level::WARN,
+            Self::Protocol(_) | Self::Join(_) | Self::Resume(_) => Level::WARN,
             Self::NotReached(fault) if fault.code == DenyCode::HostKeyChanged => Level::WARN,
             _ => Level::INFO,
         }
@@ -144,6 +153,11 @@ impl Refusal {
                 "port {port} carries SSH, and SSH goes through `connect` or `proxy`, which record it"
             ),
             Self::Join(_) => "there is no such session to join".to_owned(),
+            Self::Resume(_) => "the agent has no such session to resume".to_owned(),
+            Self::Ended(ending) => match &ending.message {
+                Some(message) => format!("the session was ended: {message}"),
+                None => "the session was ended".to_owned(),
+            },
             Self::NotReached(fault) => fault.message.clone(),
             Self::Protocol(what) => format!("the request breaks the protocol: {what}"),
         }
@@ -165,7 +179,11 @@ impl Refusal {
             Self::Policy(denial) => denial.hint.clone(),
             Self::SshPort(_) => Some("postern connect, or ssh through postern proxy".to_owned()),
             Self::NotReached(fault) => fault.hint.clone(),
-            Self::StepUp { .. } | Self::Join(_) | Self::Protocol(_) => None,
+            Self::StepUp { .. }
+            | Self::Join(_)
+            | Self::Resume(_)
+            | Self::Ended(_)
+            | Self::Protocol(_) => None,
         }
     }
 }

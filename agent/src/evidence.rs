@@ -21,8 +21,9 @@ mod reserve;
 mod retention;
 mod writer;
 
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use postern_proto::audit::event::{Event, Fact, RecordingDigest};
@@ -34,10 +35,12 @@ pub use postern_proto::recording::{Entry, Kind as RecordingKind};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use health::{Health, lock};
-pub use open::{OpenError, Settings, Startup};
+pub(crate) use open::agent_event;
+pub use open::{LookError, OpenError, Settings, Startup, look};
 use quota::Usage;
 use reader::FolderStore;
 use recorder::{Begin, Open, Queue, ROOM};
+pub use recover::LogError;
 use writer::Order;
 
 /// What leaves say of the program that wrote them.
@@ -271,7 +274,7 @@ impl Evidence {
         join(threads.recorders).await?;
         self.shared.dirty.stop();
         join(threads.flusher).await?;
-        let stopped = self.append(open::agent_event(Fact::AgentStopped)).await;
+        let stopped = self.append(agent_event(Fact::AgentStopped)).await;
         self.shared.health.stop();
         drop(self.shared.orders.send(Order::Stop).await);
         join(threads.log).await?;
@@ -322,10 +325,28 @@ impl Evidence {
         let RecordingKind::Streams { command } = kind else {
             return false;
         };
-        let program = command.split_whitespace().next().unwrap_or_default();
-        let program = program.rsplit('/').next().unwrap_or_default();
-        self.shared.bulk_programs.iter().any(|bulk| bulk == program)
+        is_bulk(command, &self.shared.bulk_programs)
     }
+}
+
+/// Whether a command line runs one of `programs` and nothing else: with a shell's operators a
+/// second program would hide behind the first, and a path of one's own behind its name.
+/// `git` stands for `git-upload-pack` and the like, too.
+fn is_bulk(command: &str, programs: &[String]) -> bool {
+    const OPERATORS: &[char] = &[';', '&', '|', '<', '>', '(', ')', '$', '`', '\n', '\r'];
+    if command.contains(OPERATORS) {
+        return false;
+    }
+    let program = command.split_whitespace().next().unwrap_or_default();
+    let name = ["/usr/local/bin/", "/usr/bin/", "/bin/"]
+        .into_iter()
+        .find_map(|folder| program.strip_prefix(folder))
+        .unwrap_or(program);
+    let is = |bulk: &String| {
+        name.strip_prefix(bulk.as_str())
+            .is_some_and(|rest| rest.is_empty() || (rest.starts_with('-') && !rest.contains('/')))
+    };
+    programs.iter().any(is)
 }
 
 /// A recording that is open. What passes is handed to it first. Clones share it: several relays
@@ -335,6 +356,34 @@ impl Evidence {
 pub struct Recording {
     name: String,
     handle: Arc<Handle>,
+}
+
+/// A recording that is not kept open by this.
+#[derive(Clone)]
+pub(crate) struct WeakRecording {
+    name: String,
+    handle: Weak<Handle>,
+}
+
+impl WeakRecording {
+    /// Whether somebody still holds it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.handle.strong_count() > 0
+    }
+
+    /// The recording, while somebody holds it.
+    pub(crate) fn get(&self) -> Option<Recording> {
+        Some(Recording {
+            name: self.name.clone(),
+            handle: self.handle.upgrade()?,
+        })
+    }
+}
+
+impl fmt::Debug for WeakRecording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WeakRecording({})", self.name)
+    }
 }
 
 struct Handle {
@@ -349,6 +398,14 @@ impl Drop for Handle {
 }
 
 impl Recording {
+    /// A reference that does not keep it open.
+    pub(crate) fn downgrade(&self) -> WeakRecording {
+        WeakRecording {
+            name: self.name.clone(),
+            handle: Arc::downgrade(&self.handle),
+        }
+    }
+
     /// `SESSION-NUMBER`.
     pub fn name(&self) -> &str {
         &self.name

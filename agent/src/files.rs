@@ -33,6 +33,9 @@ impl FileError {
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "make it, or name another one in agent.toml".to_owned()
+            }
             Self::Read { path, .. } => {
                 format!("make {} readable for the agent's user", path.display())
             }

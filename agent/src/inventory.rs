@@ -102,6 +102,34 @@ pub enum InventoryError {
     Aws(#[from] AwsError),
 }
 
+impl InventoryError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::Aws(_) => Some("see `inventory.ec2` in agent.toml".to_owned()),
+        }
+    }
+}
+
+/// The targets of an inventory file. Blocks.
+pub fn read_file(path: &std::path::Path) -> Result<Vec<Target>, InventoryFileError> {
+    file::load(path)
+}
+
+/// How many instances EC2 says that run, or why it does not say, for each region.
+pub async fn ask_ec2(
+    settings: &Ec2Settings,
+) -> Result<Vec<(String, Result<usize, String>)>, InventoryError> {
+    let mut answers = Vec::new();
+    for region in ec2::Ec2::all(settings).await? {
+        let listed = region.list().await;
+        let count = listed.map(|targets| targets.len());
+        answers.push((region.region, count.map_err(|error| error.to_string())));
+    }
+    Ok(answers)
+}
+
 /// All targets as they are known now.
 pub struct Inventory {
     snapshot: watch::Sender<Arc<Snapshot>>,

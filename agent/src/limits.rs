@@ -16,6 +16,11 @@ use crate::pipe::{Budget, Share};
 const DENIAL_BURST: f64 = 30.0;
 const DENIAL_REFILL: Duration = Duration::from_secs(2);
 
+/// Resumes of one principal at once, and how long one more takes: each is an event. A network that
+/// comes back brings all pipes of a `forward` together.
+const RESUME_BURST: f64 = 512.0;
+const RESUME_REFILL: Duration = Duration::from_millis(200);
+
 /// Bytes kept for peers that have not acknowledged them: of all pipes, and of one principal's.
 const KEPT: usize = 1024 * 1024 * 1024;
 const KEPT_OF_PRINCIPAL: usize = 256 * 1024 * 1024;
@@ -45,6 +50,10 @@ pub(crate) enum LimitReached {
     Pipes(usize),
     #[error("you have {0} sessions open, which is the limit")]
     Sessions(usize),
+    #[error("you have {0} connections that wait to be resumed, which is the limit")]
+    Parked(usize),
+    #[error("too many resumes in a short time")]
+    Resumes,
 }
 
 /// Counts for one agent. Clones share them.
@@ -68,10 +77,47 @@ struct Counts {
 #[derive(Debug)]
 struct Principal {
     pipes: usize,
+    parked: usize,
     sessions: usize,
-    denials: f64,
-    refilled: Instant,
+    denials: Bucket,
+    resumes: Bucket,
     kept: Share,
+}
+
+/// So many at once, and one more each so often.
+#[derive(Debug)]
+struct Bucket {
+    left: f64,
+    burst: f64,
+    refill: Duration,
+    refilled: Instant,
+}
+
+impl Bucket {
+    fn full(burst: f64, refill: Duration) -> Self {
+        Self {
+            left: burst,
+            burst,
+            refill,
+            refilled: Instant::now(),
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
+        self.left = (self.left + passed / self.refill.as_secs_f64()).min(self.burst);
+        self.refilled = now;
+        let may = self.left >= 1.0;
+        if may {
+            self.left -= 1.0;
+        }
+        may
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        let whole = self.refill.mul_f64(self.burst);
+        now.saturating_duration_since(self.refilled) >= whole
+    }
 }
 
 impl Limits {
@@ -126,25 +172,20 @@ impl Limits {
     /// Whether one more denial of `principal` is worth an event, so that nobody fills the log by
     /// being refused.
     pub(crate) fn may_log_denial(&self, principal: &str, now: Instant) -> bool {
-        let mut counts = self.counts();
-        let entry = counts.principal(principal);
-        let refill = now.saturating_duration_since(entry.refilled).as_secs_f64()
-            / DENIAL_REFILL.as_secs_f64();
-        entry.denials = (entry.denials + refill).min(DENIAL_BURST);
-        entry.refilled = now;
-        let may = entry.denials >= 1.0;
-        if may {
-            entry.denials -= 1.0;
-        }
-        may
+        self.counts().principal(principal).denials.take(now)
+    }
+
+    /// Whether `principal` may resume one more pipe now.
+    pub(crate) fn may_resume(&self, principal: &str, now: Instant) -> Result<(), LimitReached> {
+        let may = self.counts().principal(principal).resumes.take(now);
+        may.then_some(()).ok_or(LimitReached::Resumes)
     }
 
     /// Forgets principals that hold nothing and whose denials are refilled.
     pub(crate) fn sweep(&self, now: Instant) {
-        let full = DENIAL_REFILL.mul_f64(DENIAL_BURST);
         self.counts().principals.retain(|_, entry| {
-            let idle = now.saturating_duration_since(entry.refilled);
-            entry.pipes > 0 || entry.sessions > 0 || idle < full
+            let holds = entry.pipes > 0 || entry.parked > 0 || entry.sessions > 0;
+            holds || !entry.denials.is_full(now) || !entry.resumes.is_full(now)
         });
     }
 
@@ -166,9 +207,10 @@ impl Counts {
             .entry(key.to_owned())
             .or_insert_with(|| Principal {
                 pipes: 0,
+                parked: 0,
                 sessions: 0,
-                denials: DENIAL_BURST,
-                refilled: Instant::now(),
+                denials: Bucket::full(DENIAL_BURST, DENIAL_REFILL),
+                resumes: Bucket::full(RESUME_BURST, RESUME_REFILL),
                 kept: Share::new(KEPT_OF_PRINCIPAL),
             })
     }
@@ -227,11 +269,40 @@ pub(crate) struct Place {
     principal: String,
 }
 
+impl Place {
+    /// The connection is lost and its pipe is kept. It counts apart, so that whoever has all
+    /// places taken can come back for it.
+    pub(crate) fn park(self) -> Result<Parked, LimitReached> {
+        let limits = self.connection.0.clone();
+        let limit = limits.ceilings.pipes_per_principal;
+        let mut counts = limits.counts();
+        let entry = counts.principal(&self.principal);
+        if entry.parked >= limit {
+            return Err(LimitReached::Parked(limit));
+        }
+        entry.parked += 1;
+        drop(counts);
+        Ok(Parked(limits, self.principal.clone()))
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.connection.0.counts();
         let entry = counts.principal(&self.principal);
         entry.pipes = entry.pipes.saturating_sub(1);
+    }
+}
+
+/// A pipe that waits for a new connection.
+#[derive(Debug)]
+pub(crate) struct Parked(Limits, String);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        let mut counts = self.0.counts();
+        let entry = counts.principal(&self.1);
+        entry.parked = entry.parked.saturating_sub(1);
     }
 }
 
@@ -376,6 +447,32 @@ mod tests {
     }
 
     #[test]
+    fn a_parked_pipe_leaves_its_place_to_the_connection_that_comes_back_for_it() {
+        let limits = limits();
+        let prove = || limits.arrive(ip("192.0.2.1")).unwrap().prove("x");
+        let (a, _b) = (prove().unwrap(), prove().unwrap());
+        let parked = a.park().unwrap();
+        let again = prove().unwrap();
+        let _second = again.park().unwrap();
+        let third = prove().unwrap();
+        assert_eq!(third.park().unwrap_err(), LimitReached::Parked(2));
+        drop(parked);
+        prove().unwrap().park().unwrap();
+    }
+
+    #[test]
+    fn resumes_are_limited_since_each_is_an_event() {
+        let limits = limits();
+        let now = Instant::now();
+        let taken = (0..1000).filter(|_| limits.may_resume("x", now).is_ok());
+        assert_eq!(taken.count(), 512);
+        limits.may_resume("y", now).unwrap();
+        limits
+            .may_resume("x", now + Duration::from_secs(1))
+            .unwrap();
+    }
+
+    #[test]
     fn denials_fill_the_log_no_faster_than_one_in_two_seconds() {
         let limits = limits();
         let mut now = Instant::now();
@@ -383,7 +480,7 @@ mod tests {
         assert_eq!(logged(now), 30);
         now += Duration::from_secs(10);
         assert_eq!(logged(now), 5);
-        limits.sweep(now + Duration::from_secs(61));
+        limits.sweep(now + Duration::from_secs(121));
         assert!(limits.counts().principals.is_empty(), "nothing is kept");
     }
 }

@@ -2,12 +2,6 @@
 
 use std::process::ExitCode;
 
-use futures_util::FutureExt as _;
-use postern_agent::cli::{self, Hooks};
-
 fn main() -> ExitCode {
-    cli::main(&Hooks {
-        checks: vec![],
-        run: |config, keys| postern_agent::run::run(config, keys).boxed(),
-    })
+    postern_agent::cli::main()
 }

@@ -7,8 +7,9 @@
 //!
 //! [`Opening`] is the connection before the answer: it takes one `Open` and holds at most what
 //! one read gave it. [`Driver`] moves frames once the pipe is granted, [`Relay`] couples it with a
-//! byte stream: the target's socket, or the duplex that the SSH server reads. Who may do what is
-//! none of this module's business.
+//! byte stream: the target's socket, or the duplex that the SSH server reads. A lost connection is
+//! no end: the driver is detached, and attached to the next. Who may do what is none of this
+//! module's business.
 
 mod budget;
 mod buffers;
@@ -20,8 +21,8 @@ mod timer;
 
 pub(crate) use budget::{Budget, Share};
 pub(crate) use buffers::{READ, give, take};
-pub(crate) use driver::{Driver, PipeError};
-pub(crate) use opening::{OpenError, Opening, Patience};
+pub(crate) use driver::{Driver, Heard, PipeError};
+pub(crate) use opening::{Asked, OpenError, Opening, Patience};
 pub(crate) use relay::{Counts, Finish, Relay};
 pub(crate) use timer::Timer;
 

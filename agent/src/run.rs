@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
-use postern_proto::enroll;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{Core, EnrollServe, Lifetimes};
+use crate::assemble::{Core, Lifetimes};
 use crate::aws::AwsSettings;
 use crate::config::{Config, LoginMethod};
 use crate::evidence::{self, Evidence};
@@ -40,10 +39,6 @@ const LINGER: Duration = Duration::from_secs(60);
 /// Serves until SIGTERM or SIGINT. Errors are those of the start: what fails later is told on
 /// `/readyz` and in the log, and ends no more than it must.
 pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok()
-        .context("another crypto provider is installed")?;
     // Before anything counts.
     health::recorder();
     let (config, keys) = (Arc::new(config), Arc::new(keys));
@@ -51,8 +46,11 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
 
     let evidence = open_evidence(&config, &keys).await?;
-    let policy = PolicyStore::open(&config.policy).context("policy")?;
-    let (inventory, refresher) = Inventory::open(inventory_settings(&config)).await?;
+    let policy = PolicyStore::open(&config.policy)
+        .map_err(|error| hinted("policy", &error, error.hint()))?;
+    let (inventory, refresher) = Inventory::open(inventory_settings(&config))
+        .await
+        .map_err(|error| hinted("inventory", &error, error.hint()))?;
     tasks.spawn(Arc::clone(&policy).run(stop.clone()));
     tasks.spawn(refresher.run(stop.clone()));
 
@@ -65,12 +63,17 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
         Arc::clone(&trust),
     )?);
 
+    tasks.spawn(Arc::clone(&trust).run(Arc::clone(&config), own, stop.clone()));
+
     let record = record(evidence.clone());
     let chronicle = Chronicle::begin(&policy, Arc::clone(&record)).await?;
     tasks.spawn(until(stop.clone(), chronicle.run()));
     let check_again = Arc::new(Notify::new());
     let (attestation, checker) =
         attest(&config, Arc::clone(&record), Arc::clone(&check_again)).await?;
+    if let Some(keep) = config.evidence.retention {
+        tasks.spawn(until(stop.clone(), evidence.clone().run_retention(keep)));
+    }
     tasks.spawn(until(stop.clone(), checker));
 
     let listener = bind(config.listen).await?;
@@ -130,7 +133,10 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
     let server = Server {
         core: Arc::clone(&core),
         tls,
-        enroll: enroll_serve(enroller),
+        enroll: Arc::new(move |stream, source| {
+            let enroller = Arc::clone(&enroller);
+            async move { enroller.serve_tls(stream, source).await }.boxed()
+        }),
         http: http::Api::new(Arc::clone(&core)),
         drain: config.limits.drain,
     };
@@ -152,6 +158,14 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An error of a part that keeps its hint beside it, as `main` tells it.
+fn hinted(part: &str, error: &dyn std::fmt::Display, hint: Option<String>) -> anyhow::Error {
+    match hint {
+        Some(hint) => anyhow::anyhow!("{part}: {error}\nhint: {hint}"),
+        None => anyhow::anyhow!("{part}: {error}"),
+    }
+}
+
 /// Opening reads the whole log: not on a runtime thread.
 async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence> {
     let settings = evidence::Settings {
@@ -159,6 +173,7 @@ async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence>
         session_quota: config.evidence.session_quota,
         principal_quota: config.evidence.principal_quota,
         record_input: config.evidence.record_input,
+        bulk_programs: config.evidence.bulk_programs.clone(),
         ..evidence::Settings::new(
             config.evidence_store(),
             config.id.clone(),
@@ -166,8 +181,9 @@ async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence>
             config.evidence.recipients.clone(),
         )
     };
-    let (evidence, startup) =
-        tokio::task::spawn_blocking(move || Evidence::open(settings)).await??;
+    let (evidence, startup) = tokio::task::spawn_blocking(move || Evidence::open(settings))
+        .await?
+        .map_err(|error| hinted("evidence", &error, error.hint()))?;
     tracing::info!(
         entries = startup.entries,
         kept = startup.kept,
@@ -180,7 +196,7 @@ async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence>
     Ok(evidence)
 }
 
-fn inventory_settings(config: &Config) -> InventorySettings {
+pub(crate) fn inventory_settings(config: &Config) -> InventorySettings {
     InventorySettings {
         file: config.inventory.file.clone(),
         ec2: config.inventory.ec2.as_ref().map(|ec2| Ec2Settings {
@@ -263,8 +279,7 @@ fn troubles(
     trust: &PeerTrust,
     attestation: watch::Receiver<AttestationState>,
 ) -> Vec<crate::assemble::Trouble> {
-    let (policy, inventory) = (policy.trouble(), inventory.trouble());
-    let trust = trust.trouble();
+    let (policy, inventory, trust) = (policy.trouble(), inventory.trouble(), trust.trouble());
     vec![
         Arc::new(move || policy.borrow().as_ref().map(|why| format!("policy: {why}"))),
         Arc::new(move || {
@@ -281,7 +296,7 @@ fn troubles(
     ]
 }
 
-/// Counts up whenever policy or inventory become other ones, or the deny list was read again.
+/// Counts up whenever policy, inventory, deny list or trusted agents become other ones.
 fn changes(
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
@@ -290,7 +305,7 @@ fn changes(
     trust: &PeerTrust,
 ) -> watch::Receiver<u64> {
     let (mut policies, mut targets) = (policy.subscribe(), inventory.subscribe());
-    let mut trust = trust.trouble();
+    let mut trusted = trust.subscribe();
     let count = watch::Sender::new(0);
     let receiver = count.subscribe();
     tasks.spawn(until(stop.clone(), async move {
@@ -298,7 +313,7 @@ fn changes(
             let changed = tokio::select! {
                 changed = policies.changed() => changed,
                 changed = targets.changed() => changed,
-                changed = trust.changed() => changed,
+                changed = trusted.changed() => changed,
             };
             if changed.is_err() {
                 return;
@@ -320,24 +335,6 @@ fn ceilings(config: &Config) -> Ceilings {
         pipes_per_principal: limits.pipes_per_principal,
         sessions_per_principal: limits.sessions_per_principal,
     }
-}
-
-fn enroll_serve(enroller: Arc<Enroller>) -> EnrollServe {
-    Arc::new(move |stream, source| {
-        let enroller = Arc::clone(&enroller);
-        async move {
-            let (_, connection) = stream.get_ref();
-            let exported = connection.export_keying_material([0; 32], enroll::EXPORTER, None);
-            match exported {
-                Ok(exporter) => {
-                    let end = enroller.serve(stream, &exporter, source).await;
-                    tracing::debug!(%source, ?end, "enrolment ended");
-                }
-                Err(error) => tracing::warn!(%source, %error, "no TLS exporter"),
-            }
-        }
-        .boxed()
-    })
 }
 
 /// SIGHUP: policy, inventory, deny list and trusted agents are read again, and the attestation

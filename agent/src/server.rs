@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::assemble::{Core, EnrollServe};
 use crate::http;
-use crate::identity::VerifiedPrincipal;
+use crate::identity::{EnrollEnd, VerifiedPrincipal};
 use crate::limits::{Arrival, LimitReached, Place};
 use crate::session::{self, Ending, Keeper, Peer};
 use crate::socket::Socket;
@@ -147,8 +147,7 @@ impl Server {
             (Protocol::Pipe, Some(who)) => {
                 if let Some((place, peer)) = self.prove(&stream, source, arrival, &who) {
                     // Boxed: a waiting connection is as small as its state.
-                    Box::pin(session::serve(&self.core, peer, stream)).await;
-                    drop(place);
+                    Box::pin(session::serve(&self.core, peer, place, stream)).await;
                 }
             }
             (Protocol::Http, Some(who)) => {
@@ -174,8 +173,12 @@ impl Server {
             Err(limit) => return self.core.strangers.note(source.ip(), limit_kind(limit)),
         };
         let serving = (self.enroll)(stream, source);
-        if timeout(ENROLLMENT, serving).await.is_err() {
-            self.core.strangers.note(source.ip(), "slow enrolment");
+        let failed = match timeout(ENROLLMENT, serving).await {
+            Ok(end) => stranger_kind(&end),
+            Err(_) => Some("slow enrolment"),
+        };
+        if let Some(kind) = failed {
+            self.core.strangers.note(source.ip(), kind);
         }
     }
 
@@ -236,6 +239,21 @@ fn limit_kind(limit: LimitReached) -> &'static str {
         LimitReached::Connections => "limit of connections",
         LimitReached::Enrollments => "limit of enrolments",
         _ => "limit of strangers",
+    }
+}
+
+/// How an enrolment failed before AWS had named anybody. Refusals of somebody known are events of
+/// their own.
+fn stranger_kind(end: &EnrollEnd) -> Option<&'static str> {
+    match end {
+        EnrollEnd::Issued { .. } | EnrollEnd::Approved { .. } => None,
+        EnrollEnd::Refused { refusal, principal } => {
+            principal.is_none().then(|| refusal.stranger_kind())
+        }
+        EnrollEnd::Broken(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Some("slow enrolment")
+        }
+        EnrollEnd::Broken(_) => Some("broken enrolment"),
     }
 }
 

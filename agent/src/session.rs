@@ -3,6 +3,7 @@
 //! ```text
 //! serve    Open -> who -> evidence? -> target -> policy -> dial -> (ssh) -> durable -> Granted -> relay -> Close
 //! registry the sessions that are open; further pipes find theirs here
+//! resume   pipes that go on on a new connection
 //! keeper   looks at them again: policy, time, evidence, nobody left
 //! step_up  which `Open`s wait for a fresh code
 //! ```
@@ -11,6 +12,7 @@
 
 mod keeper;
 mod registry;
+mod resume;
 mod serve;
 mod state;
 mod step_up;
@@ -19,8 +21,9 @@ mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use postern_proto::audit::event::{Access, Actor, Channel, Event, EventTarget, Fact};
 use postern_proto::gateway::message::{CloseReason, Witness};
@@ -29,16 +32,20 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::assemble::Rules;
-use crate::evidence::{Evidence, EvidenceError, Recording, RecordingKind};
+use crate::evidence::{Entry, Evidence, EvidenceError, Recording, RecordingKind};
 use crate::limits::SessionPlace;
 use crate::policy::{Action, Decision, Denial, Grant, Request};
 use state::State;
 
 pub(crate) use keeper::Keeper;
 pub(crate) use registry::Registry;
+pub(crate) use resume::{Change, Lifeline, Resumable};
 pub(crate) use serve::{Peer, serve};
 pub(crate) use state::PipeNumber;
 pub(crate) use step_up::StepUps;
+
+/// How long a remark in a recording may take: its relay waits.
+const NOTE: Duration = Duration::from_secs(1);
 
 /// Why a session must end, with a sentence for the person.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +88,8 @@ pub struct Session {
     up: AtomicU64,
     down: AtomicU64,
     state: State,
-    _place: Option<SessionPlace>,
+    /// Until it is closed.
+    place: Mutex<Option<SessionPlace>>,
 }
 
 /// What a session is made of.
@@ -121,7 +129,7 @@ impl Session {
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             state: State::default(),
-            _place: beginning.place,
+            place: Mutex::new(beginning.place),
         })
     }
 
@@ -241,7 +249,22 @@ impl Session {
         kind: RecordingKind,
     ) -> Result<Recording, EvidenceError> {
         let principal = self.grant.request().who.principal().key();
-        self.evidence.begin(self.id, &principal, kind).await
+        let recording = self.evidence.begin(self.id, &principal, kind).await?;
+        self.state.watch_recording(&recording);
+        Ok(recording)
+    }
+
+    /// Writes a remark into every recording that is open. One that closes meanwhile does without.
+    pub(crate) async fn note(&self, text: String) {
+        for recording in self.state.open_recordings() {
+            let write = recording.write(Entry::Note(text.clone()));
+            match tokio::time::timeout(NOTE, write).await {
+                Ok(Ok(())) => {}
+                // A store that failed ends its sessions by itself.
+                Ok(Err(error)) => tracing::debug!(session = %self.id, %error, "a remark"),
+                Err(_) => tracing::warn!(session = %self.id, "a remark was not written in time"),
+            }
+        }
     }
 
     /// Counts bytes that were relayed.
@@ -258,6 +281,11 @@ impl Session {
             self.up.load(Ordering::Relaxed),
             self.down.load(Ordering::Relaxed),
         )
+    }
+
+    /// The session is closed: what is kept of it for its client counts no longer.
+    fn give_place_back(&self) {
+        self.place.lock().unwrap_or_else(|e| e.into_inner()).take();
     }
 
     fn event(&self, fact: Fact) -> Event {

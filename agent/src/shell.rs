@@ -5,29 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::gateway::message::CloseReason;
-use tokio::io::{AsyncRead, AsyncWrite, duplex};
+use tokio::io::duplex;
 use tokio::time::timeout;
 
 use crate::assemble::SshTarget;
 use crate::end::End;
 use crate::pipe::{Driver, PipeError, Relay};
-use crate::session::Session;
-use crate::tunnel::{end_of, ordered_end};
+use crate::session::{Change, Lifeline, Session};
+use crate::tls::Connection;
+use crate::tunnel::ordered;
 
 /// Bytes between pipe and SSH server, each way: what an idle session may keep.
 const BETWEEN: usize = 32 * 1024;
 /// How long the SSH server may take to close its recordings once its pipe is gone.
 const WIND_UP: Duration = Duration::from_secs(5);
 
-/// Serves until either side ends or the session must.
-pub(crate) async fn run<S>(
-    driver: Driver<S>,
+/// Serves until either side ends or the session must, over as many connections as it takes.
+pub(crate) async fn run(
+    driver: Driver<Connection>,
     target: SshTarget,
     session: &Arc<Session>,
-) -> (Driver<S>, End)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+    lifeline: &mut Lifeline,
+) -> (Driver<Connection>, End) {
     let (near, far) = duplex(BETWEEN);
     let mut serving = (target.serve)(far, Arc::clone(session));
     let mut served = None;
@@ -36,10 +35,20 @@ where
     let end = loop {
         tokio::select! {
             biased;
-            ordered = ending.wait_for(Option::is_some) => {
-                break ordered_end(ordered.ok().and_then(|ending| ending.clone()));
+            end = ordered(&mut ending) => break end,
+            change = lifeline.change() => match change {
+                Change::Over => break lifeline.expired(),
+                Change::Takeover(takeover) => {
+                    if let Err(violation) = lifeline.attach(relay.driver(), *takeover).await {
+                        break End::Pipe(violation.into());
+                    }
+                }
+            },
+            finish = poll_fn(|cx| relay.poll(cx)) => {
+                if let Some(end) = lifeline.outlive(relay.driver(), finish).await {
+                    break end;
+                }
             }
-            finish = poll_fn(|cx| relay.poll(cx)) => break end_of(finish),
             result = &mut serving, if served.is_none() => served = Some(result),
         }
     };

@@ -17,6 +17,7 @@ use postern_proto::gateway::message::{
     Close, CloseReason, Denied, DenyCode, Granted, HostKeyCheck, HostKeySeen, JOIN_EXPORTER, Open,
     OpenKind, Witness,
 };
+use postern_proto::gateway::resume::{Claim, Resume, Resumed};
 use postern_proto::names::{AgentId, Assurance, Principal, SessionId};
 use rcgen::KeyPair;
 use rcgen::PublicKeyData as _;
@@ -42,7 +43,7 @@ use crate::ca::x509::{Authority, Purpose};
 use crate::config::Config;
 use crate::evidence::{self, Evidence};
 use crate::http::Api;
-use crate::identity::{DenyHook, VerifiedPrincipal};
+use crate::identity::{DenyHook, EnrollEnd, VerifiedPrincipal};
 use crate::inventory::{Target, TargetLogin};
 use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
@@ -226,6 +227,15 @@ impl Default for Knobs {
     }
 }
 
+impl Knobs {
+    /// An agent that keeps no pipe without a connection.
+    pub(crate) fn without_resume() -> Self {
+        let mut knobs = Self::default();
+        knobs.lifetimes.detach = Duration::ZERO;
+        knobs
+    }
+}
+
 type Decider = dyn Fn(&Request) -> Decision + Send + Sync;
 
 /// An agent that runs.
@@ -243,7 +253,7 @@ pub(crate) struct Agent {
     pub(crate) hold: watch::Sender<bool>,
     /// Key of a principal whose certificates count no more.
     pub(crate) barred: Arc<Mutex<Option<String>>>,
-    changes: watch::Sender<u64>,
+    pub(crate) changes: watch::Sender<u64>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
     certificates: Certificates,
@@ -411,7 +421,20 @@ impl Agent {
                 decide(request)
             })
         };
-        let rules = rules(verify, decide, &changes);
+        let mut rules = rules(verify, decide, &changes);
+        rules.admit = {
+            let trust = Arc::clone(&trust);
+            Arc::new(
+                move |who, _| match trust.denies(who.principal(), who.serial()) {
+                    Some(message) => Err(Denial {
+                        policies: vec![],
+                        message,
+                        hint: None,
+                    }),
+                    None => Ok(()),
+                },
+            )
+        };
         let hold = watch::Sender::new(false);
         let doors = Doors {
             dial: {
@@ -495,7 +518,10 @@ impl Agent {
         let server = Server {
             core: core.clone(),
             tls,
-            enroll: Arc::new(|_, _| async {}.boxed()),
+            enroll: Arc::new(|_, _| {
+                // Whatever comes is cut off at once.
+                async { EnrollEnd::Broken(std::io::ErrorKind::UnexpectedEof.into()) }.boxed()
+            }),
             http: Api::new(core.clone()),
             drain: knobs.drain,
         };
@@ -660,6 +686,36 @@ impl Client {
         self.control(FrameKind::Open, &body).await;
     }
 
+    /// Asks to continue the pipe of `claim`, of which `received` bytes are here.
+    pub(crate) async fn resume(&mut self, claim: &mut Claim, received: u64) -> Resume {
+        let resume = claim.resume(&self.exporter(), received);
+        self.ask(&resume).await;
+        resume
+    }
+
+    pub(crate) async fn ask(&mut self, resume: &Resume) {
+        let body = serde_json::to_vec(resume).unwrap();
+        self.control(FrameKind::Resume, &body).await;
+    }
+
+    /// The agent's yes: how many bytes it has got.
+    pub(crate) async fn resumed(&mut self, claim: &mut Claim) -> u64 {
+        let received = match self.next().await {
+            Some(Piece::Frame(FrameKind::Resumed, body)) => {
+                serde_json::from_slice::<Resumed>(&body).unwrap().received
+            }
+            other => panic!("not resumed: {other:?}"),
+        };
+        claim.accepted(&self.exporter());
+        received
+    }
+
+    /// Cuts the connection, as a network does.
+    pub(crate) fn cut(self) {
+        let (tcp, _) = self.stream.into_inner();
+        rustix::net::sockopt::set_socket_linger(&tcp, Some(Duration::ZERO)).unwrap();
+    }
+
     /// The next piece; `None` at the end of the connection, however it came.
     pub(crate) async fn next(&mut self) -> Option<Piece> {
         loop {
@@ -708,7 +764,7 @@ impl Client {
         while data.len() < length {
             match self.next().await {
                 Some(Piece::Data(bytes)) => data.extend_from_slice(&bytes),
-                Some(Piece::Frame(FrameKind::Ack, _)) => {}
+                Some(Piece::Frame(FrameKind::Ack | FrameKind::Pong, _)) => {}
                 other => panic!("{} bytes of data, then {other:?}", data.len()),
             }
         }

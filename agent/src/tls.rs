@@ -20,6 +20,7 @@ use crate::identity::VerifiedPrincipal;
 
 mod bounded;
 mod peer;
+mod reload;
 
 pub use bounded::BoundedInput;
 pub use peer::{CertificateFault, PeerTrust, TrustFault};
@@ -28,6 +29,9 @@ pub use peer::{CertificateFault, PeerTrust, TrustFault};
 pub const UNAUTHENTICATED_INPUT: u64 = 32 * 1024;
 /// Sessions that each ticket store remembers.
 const TICKETS: usize = 8192;
+
+/// A client's connection.
+pub(crate) type Connection = TlsStream<BoundedInput<crate::socket::Socket>>;
 
 /// What is spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,12 +5,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::end::End;
 use crate::evidence::{Entry, Recording};
 use crate::pipe::{Counts, Driver, Finish, Relay, Timer};
-use crate::session::Session;
+use crate::session::{Change, Ending, Lifeline, Session};
+use crate::tls::Connection;
 
 /// How often moved bytes are written down.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -20,16 +22,16 @@ enum Step {
     Count,
 }
 
-/// Relays until the tunnel ends or must end. The session's grant and the recording are the
-/// caller's proof that it may.
-pub(crate) async fn run<S, T>(
-    driver: Driver<S>,
+/// Relays until the tunnel ends or must end, over as many connections as it takes. The session's
+/// grant and the recording are the caller's proof that it may.
+pub(crate) async fn run<T>(
+    driver: Driver<Connection>,
     target: T,
     session: &Session,
     recording: &Recording,
-) -> (Driver<S>, End)
+    lifeline: &mut Lifeline,
+) -> (Driver<Connection>, End)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut relay = Relay::tunnel(driver, target);
@@ -48,15 +50,24 @@ where
         });
         let step = tokio::select! {
             biased;
-            ordered = ending.wait_for(Option::is_some) => {
-                break ordered_end(ordered.ok().and_then(|ending| ending.clone()));
-            }
+            end = ordered(&mut ending) => break end,
+            change = lifeline.change() => match change {
+                Change::Over => break lifeline.expired(),
+                Change::Takeover(takeover) => {
+                    match lifeline.attach(relay.driver(), *takeover).await {
+                        Ok(()) => continue,
+                        Err(violation) => break End::Pipe(violation.into()),
+                    }
+                }
+            },
             step = step => step,
         };
         count(session, recording, &mut counted, relay.counts()).await;
         count_at = Instant::now() + COUNT_EVERY;
-        if let Step::Finished(finish) = step {
-            break end_of(finish);
+        if let Step::Finished(finish) = step
+            && let Some(end) = lifeline.outlive(relay.driver(), finish).await
+        {
+            break end;
         }
     };
     count(session, recording, &mut counted, relay.counts()).await;
@@ -81,8 +92,10 @@ async fn count(session: &Session, recording: &Recording, counted: &mut Counts, n
     }
 }
 
-pub(crate) fn ordered_end(ending: Option<crate::session::Ending>) -> End {
-    ending.map_or_else(
+/// Waits for the order to end.
+pub(crate) async fn ordered(ending: &mut watch::Receiver<Option<Ending>>) -> End {
+    let order = ending.wait_for(Option::is_some).await;
+    order.ok().and_then(|order| order.clone()).map_or_else(
         || End::Internal("the session is gone".to_owned()),
         End::Ordered,
     )

@@ -4,7 +4,8 @@
 //! other no is final. A pipe is handed out only when the evidence that came with it was accepted.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -13,13 +14,17 @@ use postern_proto::gateway::message::{
     Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, Witness,
     join_proof, open_hash,
 };
+use postern_proto::gateway::resume::Claim;
 use postern_proto::names::{SessionId, TargetName};
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::config::AgentProfile;
 use crate::context::Context;
 use crate::error::{Error as UserError, Kind};
 use crate::identity::{self, ClientCertificate, IdentityError};
+use crate::pipe::line::{Dialled, Line, Redial};
+use crate::pipe::outage::{Away, Outages};
 use crate::pipe::{self, Answer, PipeError, Wire};
 use crate::transport::{Connection, Dialer, TransportError};
 use crate::witness::{Memory, WitnessError};
@@ -146,6 +151,10 @@ struct Access {
 pub struct Gateway {
     agent: AgentProfile,
     identity: Arc<dyn Identity>,
+    // For renewals on the way, when a terminal may belong to somebody else: asks nobody.
+    quiet: Arc<dyn Identity>,
+    outages: Outages,
+    me: Weak<Self>,
     memory: Memory,
     access: Mutex<Arc<Access>>,
     // Renewals and fresh codes: one at a time, so that nobody is asked twice at once.
@@ -157,13 +166,29 @@ impl Gateway {
     /// kept.
     pub async fn of(context: &Context) -> Result<Arc<Self>, UserError> {
         let agent = context.agent()?;
-        Ok(Self::new(agent.clone(), Arc::new(context.clone()), &context.state).await?)
+        let quiet = Context {
+            may_ask: false,
+            mfa_code: None,
+            ..context.clone()
+        };
+        let (identity, quiet) = (Arc::new(context.clone()), Arc::new(quiet));
+        Ok(Self::with(agent.clone(), identity, quiet, &context.state).await?)
     }
 
     /// Gets a certificate from `identity`; newest checkpoints are kept below `state`.
     pub async fn new(
         agent: AgentProfile,
         identity: Arc<dyn Identity>,
+        state: &Path,
+    ) -> Result<Arc<Self>, GatewayError> {
+        let quiet = Arc::clone(&identity);
+        Self::with(agent, identity, quiet, state).await
+    }
+
+    async fn with(
+        agent: AgentProfile,
+        identity: Arc<dyn Identity>,
+        quiet: Arc<dyn Identity>,
         state: &Path,
     ) -> Result<Arc<Self>, GatewayError> {
         let memory = Memory::new(state, &agent)?;
@@ -173,13 +198,26 @@ impl Gateway {
             certificate,
             dialer,
         }));
-        Ok(Arc::new(Self {
+        Ok(Arc::new_cyclic(|me| Self {
             agent,
             identity,
+            quiet,
+            outages: Outages::new(),
+            me: Weak::clone(me),
             memory,
             access,
             asking: tokio::sync::Semaphore::new(1),
         }))
+    }
+
+    /// Tells whether pipes of this agent lost their network.
+    pub fn away(&self) -> watch::Receiver<Away> {
+        self.outages.watch()
+    }
+
+    /// Whether no pipe of this agent lost its connection since `then`.
+    pub(crate) fn unbroken_since(&self, then: Instant) -> bool {
+        self.outages.none_since(then)
     }
 
     /// The pinned agent.
@@ -321,7 +359,7 @@ impl Gateway {
     fn accept(
         &self,
         granted: Granted,
-        wire: Wire<Connection>,
+        mut wire: Wire<Connection>,
         known: Option<&Checkpoint>,
         request: &Request,
         session: Option<&Membership>,
@@ -334,11 +372,22 @@ impl Gateway {
             Some(session) if session.evidence == granted.evidence => session.seen.clone(),
             _ => self.memory.accept(&granted.evidence, known)?,
         };
+        if let Some(line) = self.line(&granted) {
+            wire.set_line(line);
+        }
         Ok(Opened {
             granted,
             wire,
             seen,
         })
+    }
+
+    /// How the pipe gets its next connection; `None` when the agent keeps none without.
+    fn line(&self, granted: &Granted) -> Option<Line<Connection>> {
+        let (redial, secret) = (self.me.upgrade()?, granted.secret.bytes()?);
+        let claim = Claim::new(&secret, granted.session, granted.pipe);
+        let detach = Duration::from_secs(granted.detach);
+        (!detach.is_zero()).then(|| Line::new(redial, claim, detach, self.outages.clone()))
     }
 
     fn contradiction(&self, what: &'static str) -> GatewayError {
@@ -372,12 +421,19 @@ impl Gateway {
     }
 
     async fn renew(&self, refused: &Arc<Access>) -> Result<(), GatewayError> {
+        self.renew_by(&*self.identity, refused).await
+    }
+
+    async fn renew_by(
+        &self,
+        identity: &dyn Identity,
+        refused: &Arc<Access>,
+    ) -> Result<(), GatewayError> {
         let _turn = self.asking.acquire().await;
         if !Arc::ptr_eq(refused, &self.current()) {
             return Ok(()); // another pipe renewed it meanwhile
         }
-        let certificate = self
-            .identity
+        let certificate = identity
             .certified(&self.agent, Some(&refused.certificate))
             .await?;
         let dialer = Dialer::new(&self.agent, &certificate)?;
@@ -393,13 +449,57 @@ impl Gateway {
     }
 }
 
+impl Redial<Connection> for Gateway {
+    fn dial(&self) -> BoxFuture<'static, Result<Dialled<Connection>, String>> {
+        let access = self.current();
+        let me = self.me.clone();
+        Box::pin(async move {
+            match access.dialer.pipe().await {
+                Ok(stream) => match exporter(&stream) {
+                    Some(exporter) => Ok(Dialled { stream, exporter }),
+                    None => Err("TLS gave no exporter".to_owned()),
+                },
+                Err(error) => {
+                    if error.wants_new_certificate()
+                        && let Some(gateway) = me.upgrade()
+                    {
+                        gateway.renew_quietly(&access).await?;
+                    }
+                    Err(error.to_string())
+                }
+            }
+        })
+    }
+
+    fn renew(&self) -> BoxFuture<'static, Result<(), String>> {
+        let (access, me) = (self.current(), self.me.clone());
+        Box::pin(async move {
+            match me.upgrade() {
+                Some(gateway) => gateway.renew_quietly(&access).await,
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+impl Gateway {
+    async fn renew_quietly(&self, refused: &Arc<Access>) -> Result<(), String> {
+        let renewed = self.renew_by(&*self.quiet, refused).await;
+        renewed.map_err(|error| error.to_string())
+    }
+}
+
+fn exporter(connection: &Connection) -> Option<[u8; 32]> {
+    connection
+        .get_ref()
+        .1
+        .export_keying_material([0; 32], JOIN_EXPORTER, None)
+        .ok()
+}
+
 impl Membership {
     fn prove(&self, connection: &Connection) -> Option<Join> {
-        let exporter = connection
-            .get_ref()
-            .1
-            .export_keying_material([0; 32], JOIN_EXPORTER, None)
-            .ok()?;
+        let exporter = exporter(connection)?;
         let secret = self.secret.bytes()?;
         Some(Join {
             session: self.session,
@@ -427,9 +527,11 @@ impl From<GatewayError> for UserError {
 impl From<PipeError> for UserError {
     fn from(error: PipeError) -> Self {
         let kind = match error {
-            PipeError::Lost(_) | PipeError::Silent(_) | PipeError::Unanswered(_) => {
-                Kind::Unreachable
-            }
+            PipeError::Lost(_)
+            | PipeError::Silent(_)
+            | PipeError::Unanswered(_)
+            | PipeError::Away(_) => Kind::Unreachable,
+            PipeError::Refused(_) => Kind::Denied,
             _ => Kind::Failed,
         };
         Self::new(kind, error.to_string()).hint(error.hint())

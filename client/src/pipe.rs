@@ -8,18 +8,23 @@
 //! |---|---|
 //! | [`mod@open`] | `Open` with early data, `Granted` or `Denied` |
 //! | [`wire`] | frames on one connection: writing, reading, acknowledging, heartbeat |
+//! | `line` | the next connection when one is lost |
+//! | [`outage`] | whether the network is there, for people |
 //! | [`mod@relay`] | copying between a wire and something local, with back-pressure both ways |
 //!
-//! A TLS end without `Close` is a lost network, never an end of file.
+//! A TLS end without `Close` is a lost network, never an end of file: the pipe goes on on the next
+//! connection.
 
+pub(crate) mod line;
 pub mod open;
+pub mod outage;
 pub mod relay;
 pub mod wire;
 
 use std::io;
 
 use postern_proto::gateway::frame::FrameError;
-use postern_proto::gateway::message::{Close, CloseReason};
+use postern_proto::gateway::message::{Close, CloseReason, Denied};
 use postern_proto::gateway::pipe::Violation;
 use thiserror::Error;
 
@@ -59,6 +64,12 @@ pub enum PipeError {
         /// Ours.
         received: u64,
     },
+    /// The agent does not let the pipe go on.
+    #[error("the network connection was lost, and the session cannot be resumed: {}", .0.message)]
+    Refused(Box<Denied>),
+    /// The network was away for longer than the agent keeps a pipe.
+    #[error("the network connection was lost for {0} s, and the agent keeps no session longer")]
+    Away(u64),
     /// The local end of the relay failed.
     #[error("the local side failed: {0}")]
     Local(io::Error),
@@ -68,7 +79,8 @@ impl PipeError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Lost(_) | Self::Silent(_) => {
+            Self::Refused(_) => "connect again; the agent's log tells why, with the session's id",
+            Self::Lost(_) | Self::Silent(_) | Self::Away(_) => {
                 "check the network and connect again; what ran on the target may still run"
             }
             Self::Unanswered(_) => "try again; if it stays, tell the agent's operator",

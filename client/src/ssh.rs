@@ -13,6 +13,7 @@
 //! | [`shell`] | the session channel: requests, streams, signals, status |
 //! | [`terminal`] | raw mode and its restoring, size, modes |
 //! | [`escape`] | `~.` and its like |
+//! | `status` | the line that tells of a lost network |
 //! | [`agent`] | lending the local SSH agent |
 //! | [`forward`] | `-L`, `-R`, `-D` |
 //!
@@ -26,6 +27,7 @@ pub mod forward;
 mod host_key;
 pub mod link;
 pub mod shell;
+mod status;
 pub mod terminal;
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,8 @@ pub type Connection = TlsStream<BufReader<TcpStream>>;
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 /// For one of several addresses of a name.
 const ADDRESS_DEADLINE: Duration = Duration::from_secs(4);
+/// How long unacknowledged bytes, or a closed window, may go without a sign of the agent's kernel.
+const SILENT_KERNEL: Duration = Duration::from_secs(120);
 /// Bytes read from the socket at once.
 const READ_AHEAD: usize = 64 * 1024;
 /// Servers whose tickets are kept: one process talks to very few.
@@ -280,6 +282,14 @@ impl Dialer {
     }
 }
 
+/// Whether a running connection ended since the agent does not take our certificate.
+pub(crate) fn refuses_certificate(error: &io::Error) -> bool {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::AlertReceived(alert)) if is_about_our_certificate(*alert))
+}
+
 /// The first address of `host:port` that accepts.
 async fn reach(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -287,6 +297,7 @@ async fn reach(address: &str) -> io::Result<TcpStream> {
         match tokio::time::timeout(ADDRESS_DEADLINE, TcpStream::connect(candidate)).await {
             Ok(Ok(socket)) => {
                 socket.set_nodelay(true)?;
+                notice_death(&socket)?;
                 return Ok(socket);
             }
             Ok(Err(error)) => last = error,
@@ -299,6 +310,17 @@ async fn reach(address: &str) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+/// The heartbeat above notices a dead path within seconds. The kernel is asked as well, for when
+/// the heartbeat cannot tell; patiently, since a closed window counts as silence here.
+fn notice_death(socket: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    let timeout = u32::try_from(SILENT_KERNEL.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(socket, timeout)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, SILENT_KERNEL)?;
+    Ok(())
 }
 
 fn client_config(

@@ -12,11 +12,13 @@
 //!   Close ◀───────────────────────────────▶   final offsets, exit status, checkpoint
 //! ```
 //!
-//! A TLS end without `Close` is a lost network, never an end of file.
+//! A TLS end without `Close` is a lost network, never an end of file: the pipe goes on on a new
+//! connection, which begins with `Resume` ([`resume`]).
 
 pub mod frame;
 pub mod message;
 pub mod pipe;
+pub mod resume;
 
 /// ALPN name of a pipe: mutual TLS.
 pub const ALPN_PIPE: &[u8] = b"postern/1";

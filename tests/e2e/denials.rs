@@ -79,6 +79,64 @@ async fn an_agent_behind_another_ca_is_refused() {
 }
 
 #[tokio::test]
+async fn a_target_that_refuses_is_told_apart_from_a_denial() {
+    let lab = lab().await;
+    // `app-1` is reached over SSM alone: nothing listens there.
+    postern(&lab, &["connect", "app-1", "--", "true"])
+        .await
+        .status(255)
+        .says(&["unreachable", "refused the connection", "hint:"]);
+    lab.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_changed_host_key_opens_nothing_and_is_an_event() {
+    let lab = lab().await;
+    let connect = ["connect", "web-1", "--", "true"];
+    postern(&lab, &connect).await.status(0);
+    let key = lab.folder().join("web-1/ssh_host_ed25519_key");
+    std::fs::remove_file(&key).unwrap();
+    let mut keygen = tokio::process::Command::new("ssh-keygen");
+    keygen
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&key);
+    run(&mut keygen, b"").await.status(0);
+    postern(&lab, &connect)
+        .await
+        .status(255)
+        .says(&["host key", "hint:"]);
+    let log = events(&lab).await;
+    assert!(log.contains("host key changed"), "{log}");
+    lab.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_aws_ended_asks_for_a_login() {
+    let lab = lab().await;
+    postern_as(&lab, "bob", &["login"]).await.status(0);
+    lab.aws.expire_sessions_of("bob");
+    postern_as(&lab, "bob", &["ls"])
+        .await
+        .status(4)
+        .says(&["hint: postern login"]);
+    lab.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unknown_key_of_the_configuration_is_named_with_the_nearest_one() {
+    let lab = lab().await;
+    let config = lab.folder().join("wrong.toml");
+    std::fs::write(&config, "usr = \"root\"\n").unwrap();
+    let mut command = lab.postern("alice");
+    command.arg("ls").env("POSTERN_CONFIG", &config);
+    run(&mut command, b"")
+        .await
+        .status(2)
+        .says(&["usr", "did you mean `user`"]);
+    lab.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_broken_policy_file_keeps_the_old_policy_and_turns_readiness_red() {
     let lab = lab().await;
     let folder = lab.agent.config.with_file_name("policy");

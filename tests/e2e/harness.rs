@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use lab::stack::{Lab, Options};
+use lab::targets::Flavor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -75,6 +76,12 @@ pub(crate) async fn lab() -> Lab {
 pub(crate) async fn lab_with(options: Options) -> Lab {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let lab = Lab::start(options).await.unwrap();
+    // What is tested is what people use: a stand-in would prove nothing.
+    let missing = "is not installed; hint: run tests/setup";
+    assert_eq!(lab.web, Flavor::Genuine, "sshd {missing}");
+    if let Some(database) = &lab.database {
+        assert_eq!(database.flavor, Flavor::Genuine, "PostgreSQL {missing}");
+    }
     postern(&lab, &["login"]).await.status(0);
     lab
 }

@@ -1,4 +1,4 @@
-//! Stock clients through `postern proxy`: ssh, scp, sftp, rsync, git; psql through `forward`.
+//! Stock clients through `postern proxy`: ssh, scp, sftp, rsync, git.
 
 use std::path::{Path, PathBuf};
 
@@ -87,7 +87,9 @@ async fn stock_ssh_with_another_user_than_granted_is_refused() {
         ])
         .args(["-l", "nobody", "web-1.postern", "true"]);
     let told = run(&mut command, b"").await;
-    assert_eq!(told.status, Some(255), "{}", told.stderr);
+    let told = told.status(255);
+    assert_eq!(told.out(), "");
+    told.says(&["the SSH user must be", "as granted"]);
     stock.lab.stop().await.unwrap();
 }
 

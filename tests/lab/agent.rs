@@ -275,6 +275,14 @@ impl Agent {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// Another command of `postern-agent`, with the agent's own AWS identity.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env_clear().envs(self.environment.iter().cloned());
+        command.kill_on_drop(true);
+        command
+    }
+
     /// What it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
@@ -286,15 +294,13 @@ impl Agent {
             .create(true)
             .append(true)
             .open(self.log_file())?;
-        let child = Command::new(&self.program)
+        let child = self
+            .command()
             .args(["run", "--config"])
             .arg(&self.config)
-            .env_clear()
-            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::from(log))
-            .kill_on_drop(true)
             .spawn()
             .context("cannot start postern-agent")?;
         let child = self.child.insert(child);

@@ -339,6 +339,13 @@ impl Aws {
             .with(|state| state.account.expire(access_key_id, now))
     }
 
+    /// Ends all temporary credentials of a user before their time.
+    pub fn expire_sessions_of(&self, user: &str) {
+        let now = self.shared.clock.now();
+        self.shared
+            .with(|state| state.account.expire_all(user, now));
+    }
+
     /// Adds or replaces an instance.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -22,6 +23,30 @@ pub struct AgentFacts {
     pub ca: PathBuf,
     /// Verifier key of its audit log.
     pub log_key: String,
+}
+
+/// Ends all logins inside the lab when dropped: their keys are in the kernel's keyring, which
+/// outlives the lab's folder and has a quota.
+pub(crate) struct Logins(Command);
+
+impl Logins {
+    pub(crate) fn new(programs: &Programs, environment: &BTreeMap<String, String>) -> Self {
+        let mut logout = Command::new(&programs.client);
+        logout
+            .args(["logout", "--all"])
+            .envs(environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self(logout)
+    }
+}
+
+impl Drop for Logins {
+    fn drop(&mut self) {
+        // What stays nevertheless ends with its time.
+        drop(self.0.status());
+    }
 }
 
 /// A person's keys, for `--serve`.

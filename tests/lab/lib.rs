@@ -14,6 +14,7 @@ pub mod aws;
 pub mod bench;
 pub mod client;
 pub mod console;
+pub mod cutter;
 pub mod forward;
 pub mod network;
 pub mod pki;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::account::{self, ACCOUNT, HOSTS, REGION};
 use crate::agent::{Agent, AgentSetup};
 use crate::aws::{Aws, AwsConfig, Tls};
-use crate::client::{self, AgentFacts};
+use crate::client::{self, AgentFacts, Logins};
 use crate::network::{Network, PrivateListener};
 use crate::pki::Ca;
 use crate::programs::Programs;
@@ -64,6 +64,7 @@ pub struct Lab {
     pub network: Network,
     _web: WebHost,
     _win: Rdp,
+    _logins: Logins,
     // Last: everything above writes into it.
     folder: tempfile::TempDir,
 }
@@ -152,16 +153,17 @@ impl Lab {
             &auditor_identity,
         )?;
         Ok(Self {
+            _logins: Logins::new(&programs, &environment),
             aws,
             agent,
-            programs,
-            environment,
             auditor_identity,
             web,
             database,
             network,
             _web: web_host,
             _win: win,
+            programs,
+            environment,
             folder,
         })
     }

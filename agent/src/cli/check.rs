@@ -1,6 +1,5 @@
 //! `postern-agent check`: everything that can be wrong before the first client comes.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +10,16 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use time::OffsetDateTime;
 
-use super::{CheckHook, Finding};
+use super::Finding;
 use crate::config::Config;
 use crate::identity::StsClient;
 use crate::identity::attestation::Attestation;
-use crate::keys::{KeyFolder, Keys, name};
+use crate::keys::{KeyFolder, Keys, certificates_of, name};
 use crate::tls::{self, PeerTrust};
+
+mod evidence;
+mod machine;
+mod rules;
 
 /// A certificate that ends sooner is worth a warning.
 const SOON: i64 = 30 * 86_400;
@@ -24,8 +27,8 @@ const SOON: i64 = 30 * 86_400;
 const SKEW_WARNING: i64 = 20;
 const SKEW_ERROR: i64 = 60;
 
-/// Checks everything that is named in the file at `path`.
-pub(super) async fn check(path: &Path, local: bool, hooks: &[CheckHook]) -> Vec<Finding> {
+/// Checks everything that is named in the file at `path`; without what asks AWS when `local`.
+pub(super) async fn check(path: &Path, local: bool) -> Vec<Finding> {
     let config = match Config::load(path) {
         Ok(config) => Arc::new(config),
         Err(error) => return vec![Finding::from_error("configuration", &error)],
@@ -34,11 +37,14 @@ pub(super) async fn check(path: &Path, local: bool, hooks: &[CheckHook]) -> Vec<
     let now = OffsetDateTime::now_utc().unix_timestamp();
     findings.extend(check_keys(&config, now));
     findings.push(check_offline(path));
-    findings.push(check_recipients(&config));
-    findings.push(check_state(&config));
-    for hook in hooks {
-        findings.extend(hook(config.clone()).await);
-    }
+    findings.extend(rules::policies(&config));
+    findings.extend(rules::inventory(&config, local).await);
+    findings.push(machine::state(&config));
+    findings.extend(machine::network(&config).await);
+    findings.push(machine::descriptors(&config));
+    findings.push(machine::host_keys(&config));
+    findings.push(evidence::recipients(&config));
+    findings.extend(evidence::store(&config).await);
     if !local {
         findings.push(check_clock(&config).await);
         findings.push(check_attestation(&config).await);
@@ -68,6 +74,20 @@ fn check_keys(config: &Config, now: i64) -> Vec<Finding> {
     )];
     findings.push(check_server(config, &folder, &keys, now));
     findings.push(check_client_ca(config, &folder, &keys, now));
+    for (subject, file) in [
+        ("server CA", name::SERVER_CA),
+        ("client CA root", name::CLIENT_ROOT),
+    ] {
+        findings.extend(check_ca(subject, file, &folder, now));
+    }
+    for agent in &config.trust.agents {
+        // What cannot be read is told below.
+        if let Ok([certificate, ..]) = certificates_of(&agent.intermediate).as_deref() {
+            let subject = format!("trusted agent {}", agent.id);
+            let renew = "get the new client-ca.pem of that agent";
+            findings.push(check_end(&subject, certificate, now, renew));
+        }
+    }
     findings.push(
         match PeerTrust::load(config, keys.client_ca.certificate(), None) {
             Ok(_) => Finding::ok(
@@ -167,6 +187,14 @@ fn sample(config: &Config, keys: &Keys, now: i64) -> Result<[CertificateDer<'sta
     Ok(issued.map_err(|error| error.to_string())?.chain)
 }
 
+/// A CA certificate, whose dates nobody else looks at. What cannot be read is told elsewhere.
+fn check_ca(subject: &str, file: &str, folder: &KeyFolder, now: i64) -> Option<Finding> {
+    let certificates = folder.certificates(file).ok()?;
+    let renew = "all agents and clients need a new one: plan it with the README in the offline \
+                 folder";
+    Some(check_end(subject, certificates.first()?, now, renew))
+}
+
 fn check_end(subject: &str, certificate: &CertificateDer<'_>, now: i64, renew: &str) -> Finding {
     let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
         return Finding::error(subject, "it is not an X.509 certificate", renew);
@@ -205,59 +233,6 @@ fn check_offline(config: &Path) -> Finding {
         );
     }
     Finding::ok("offline CAs", "not on this machine")
-}
-
-fn check_recipients(config: &Config) -> Finding {
-    let count = config.evidence.recipients.len();
-    if count < 2 {
-        return Finding::warning(
-            "recipients",
-            "only one auditor can read recordings: if that key is lost, they are lost",
-            "add a second age recipient to `evidence.recipients`",
-        );
-    }
-    Finding::ok(
-        "recipients",
-        format!("{count} auditors can read recordings"),
-    )
-}
-
-fn check_state(config: &Config) -> Finding {
-    const SUBJECT: &str = "state folder";
-    let path = &config.state;
-    let user = rustix::process::geteuid().as_raw();
-    let metadata = match path.metadata() {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Finding::warning(
-                SUBJECT,
-                format!("{} does not exist yet", path.display()),
-                "the agent makes it at start, if it may; `StateDirectory=postern` of systemd does",
-            );
-        }
-        Err(error) => {
-            return Finding::error(
-                SUBJECT,
-                format!("cannot look at {}: {error}", path.display()),
-                "the agent needs a folder of its own to write to",
-            );
-        }
-    };
-    if !metadata.is_dir() || (metadata.uid() != user && metadata.uid() != 0) {
-        return Finding::error(
-            SUBJECT,
-            format!("{} is not a folder of this user", path.display()),
-            "the agent needs a folder of its own to write to",
-        );
-    }
-    if metadata.mode() & 0o022 != 0 {
-        return Finding::error(
-            SUBJECT,
-            format!("{} can be written by others", path.display()),
-            &format!("chmod go-w {}", path.display()),
-        );
-    }
-    Finding::ok(SUBJECT, path.display().to_string())
 }
 
 async fn check_clock(config: &Config) -> Finding {

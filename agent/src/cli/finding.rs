@@ -7,7 +7,7 @@ use serde::Serialize;
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(crate) enum Level {
     /// As it should be.
     Ok,
     /// The agent works, but somebody should look.
@@ -18,26 +18,26 @@ pub enum Level {
 
 /// One thing that was checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// How bad.
-    pub level: Level,
+    pub(crate) level: Level,
     /// What was checked.
-    pub subject: String,
+    pub(crate) subject: String,
     /// What was found.
-    pub message: String,
+    pub(crate) message: String,
     /// The fix.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 impl Finding {
     /// All is well.
-    pub fn ok(subject: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn ok(subject: &str, message: impl Into<String>) -> Self {
         Self::new(Level::Ok, subject, message.into(), None)
     }
 
     /// Somebody should look.
-    pub fn warning(subject: &str, message: impl Into<String>, hint: &str) -> Self {
+    pub(crate) fn warning(subject: &str, message: impl Into<String>, hint: &str) -> Self {
         Self::new(
             Level::Warning,
             subject,
@@ -47,12 +47,12 @@ impl Finding {
     }
 
     /// It does not work.
-    pub fn error(subject: &str, message: impl Into<String>, hint: &str) -> Self {
+    pub(crate) fn error(subject: &str, message: impl Into<String>, hint: &str) -> Self {
         Self::new(Level::Error, subject, message.into(), Some(hint.to_owned()))
     }
 
     /// An error whose message may carry its own `hint:` line.
-    pub fn from_error(subject: &str, error: &dyn std::fmt::Display) -> Self {
+    pub(crate) fn from_error(subject: &str, error: &dyn std::fmt::Display) -> Self {
         let text = error.to_string();
         match text.split_once("\nhint: ") {
             Some((message, hint)) => Self::error(subject, message, hint),
@@ -92,7 +92,9 @@ pub(super) fn text(findings: &[Finding]) -> String {
             .count()
     };
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
-    let _ = writeln!(text, "{errors} errors, {warnings} warnings");
+    let plural = |count| if count == 1 { "" } else { "s" };
+    let (some, more) = (plural(errors), plural(warnings));
+    let _ = writeln!(text, "{errors} error{some}, {warnings} warning{more}");
     text
 }
 

@@ -24,7 +24,7 @@ const CLIENT_ROOT_KEY: &str = "client-root.key";
 /// What `init` needs to know. It asks nothing.
 #[derive(Debug, clap::Args)]
 pub struct InitArguments {
-    /// Where agent.toml goes; keys/, policy/ and offline/ go beside it
+    /// Where agent.toml goes; keys/, policy/, aws/, offline/ and a systemd unit go beside it
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
     /// The agent's id, such as `bastion-1`
@@ -84,6 +84,12 @@ pub(super) struct Made {
     ssh_host_ca: String,
     config: PathBuf,
     offline: PathBuf,
+    #[serde(skip)]
+    offline_is_new: bool,
+    /// IAM policies to put in place.
+    aws: PathBuf,
+    /// The systemd unit.
+    unit: PathBuf,
     /// The section for a client's config.toml.
     profile: String,
 }
@@ -103,12 +109,13 @@ pub(super) fn init(arguments: &InitArguments) -> anyhow::Result<Made> {
         .parent()
         .unwrap_or_else(|| Path::new("/"))
         .to_owned();
-    let [keys, policy, offline_folder] = ["keys", "policy", "offline"].map(|n| folder.join(n));
+    let [keys, policy, aws, unit, offline_folder] =
+        ["keys", "policy", "aws", template::UNIT_NAME, "offline"].map(|name| folder.join(name));
     let port = port_of(&arguments.address)?;
     let listen = arguments
         .listen
         .unwrap_or_else(|| ([0, 0, 0, 0], port).into());
-    let mut fresh = vec![&config_path, &keys, &policy];
+    let mut fresh = vec![&config_path, &keys, &policy, &aws, &unit];
     if arguments.offline.is_none() {
         fresh.push(&offline_folder);
     }
@@ -175,6 +182,11 @@ pub(super) fn init(arguments: &InitArguments) -> anyhow::Result<Made> {
         ));
         write(path, text.as_bytes(), 0o600)?;
     }
+    make_folder(&aws, 0o755)?;
+    for (name, text) in template::aws_policies(arguments) {
+        write(&aws.join(name), text.as_bytes(), 0o644)?;
+    }
+    write(&unit, template::unit(&config_path).as_bytes(), 0o644)?;
     // Last, so that a half-made folder is not taken for a whole one.
     write(&config_path, text.as_bytes(), 0o644)?;
 
@@ -190,7 +202,10 @@ pub(super) fn init(arguments: &InitArguments) -> anyhow::Result<Made> {
         ssh_host_ca: made.ssh_host_ca,
         ca,
         config: config_path,
+        offline_is_new: offline.new,
         offline: arguments.offline.clone().unwrap_or(offline_folder),
+        aws,
+        unit,
     })
 }
 
@@ -203,6 +218,10 @@ impl Made {
         template::summary(&template::Summary {
             config: &self.config,
             offline: &self.offline,
+            offline_is_new: self.offline_is_new,
+            aws: &self.aws,
+            unit: &self.unit,
+            role: &self.attestation_role,
             ca: &self.ca,
             profile: &self.profile,
             ssh_user_ca: &self.ssh_user_ca,

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
+
 use super::InitArguments;
 
 /// What goes into agent.toml.
@@ -18,10 +20,24 @@ pub(super) struct Settings<'a> {
 pub(super) struct Summary<'a> {
     pub(super) config: &'a Path,
     pub(super) offline: &'a Path,
+    /// Whether this run made it.
+    pub(super) offline_is_new: bool,
+    pub(super) aws: &'a Path,
+    pub(super) unit: &'a Path,
+    pub(super) role: &'a str,
     pub(super) ca: &'a Path,
     pub(super) profile: &'a str,
     pub(super) ssh_user_ca: &'a str,
 }
+
+/// The systemd unit's file, as it is in `deploy/`.
+pub(super) const UNIT_NAME: &str = "postern-agent.service";
+pub(super) const UNIT: &str = include_str!("../../../deploy/postern-agent.service");
+const TRUST_POLICY: &str = "attestation-role-trust.json";
+const USER_POLICY: &str = "user-permissions.json";
+const AGENT_POLICY: &str = "agent-permissions.json";
+/// What agent.toml says of `mfa_max_age`, too.
+const MFA_AGE: std::time::Duration = std::time::Duration::from_secs(12 * 3600);
 
 pub(super) const OFFLINE: &str = "\
 Keys of the two certificate authorities that no agent needs while it runs.
@@ -88,7 +104,10 @@ pub(super) fn agent_toml(settings: &Settings<'_>) -> String {
     let endpoint = match &arguments.sts_endpoint {
         Some(url) => format!("endpoint_url = {}", quote(url)),
         None => {
-            "# endpoint_url = \"https://vpce-0123.sts.eu-west-1.vpce.amazonaws.com\"".to_owned()
+            format!(
+                "# endpoint_url = \"https://vpce-0123.sts.{}.vpce.amazonaws.com\"",
+                arguments.region
+            )
         }
     };
     let bundle = match &settings.ca_bundle {
@@ -117,14 +136,32 @@ policy = "policy"
 # Who may not come in any more: lines `user ACCOUNT/USERID` or `certificate SERIAL`.
 deny = "deny"
 
-# Where targets come from: a file of hosts, EC2, or both.
+# Where targets come from: a file of hosts, EC2, or both. Without one nothing can be reached.
+#
+# The file is read again when it changes. One entry for each host:
+#
+#   [[target]]
+#   name = "db-1"
+#   address = "10.0.2.20"           # or a DNS name that this machine resolves
+#   aliases = ["db"]
+#   ssh_port = 22
+#   login = "certificate"           # or "instance-connect", for an EC2 instance
+#   platform = "linux"              # or "windows"
+#   tags = {{ env = "prod" }}         # what policies look at
 [inventory]
 # file = "inventory.toml"
 
+# EC2's running instances; the machine's own role needs ec2:DescribeInstances. `login` is how the
+# agent logs in: with a certificate of its SSH user CA, which the instances trust, or with a key
+# that EC2 Instance Connect pushes. Tags of an instance win for that instance:
+#   postern:login      certificate, or instance-connect
+#   postern:ssh-port   where its sshd listens, when not at 22
 # [inventory.ec2]
 # regions = [{region}]
-# login = "certificate"        # or "instance-connect"
+# login = "certificate"
 # refresh = "60s"
+# endpoint_url = "https://vpce-0123.ec2.{plain_region}.vpce.amazonaws.com"
+# ca_bundle = "aws-ca.pem"
 
 # The STS endpoint that attests who logs in. Nothing comes from the environment.
 [sts]
@@ -138,8 +175,11 @@ accounts = {accounts}
 [attestation]
 role = {role}
 mfa_max_age = "12h"
+# How often the agent checks that the role still demands MFA.
 # interval = "1h"
+# iam_endpoint_url = "https://iam.amazonaws.com"
 
+# Client certificates. They are renewed without a prompt while the login lives.
 [certificate]
 # lifetime = "1h"
 
@@ -148,23 +188,33 @@ mfa_max_age = "12h"
 # agents = [{{ id = "bastion-2", intermediate = "bastion-2.pem" }}]
 # withdrawn = []
 
+# How targets are dialled.
 [dial]
 # source_address = "10.0.0.5"
 # deadline = "10s"
 # Loopback, link-local and the agent's own addresses are refused unless they are listed here.
 # allow = []
 
+# The audit log and recordings.
 [evidence]
 # Auditors' age recipients: only they can read recordings. Two or more, so that one lost key
 # does not lose the recordings.
 recipients = {recipients}
 # store = "/var/lib/postern/evidence"
+# No session starts with less free space.
 # free_floor = "1GiB"
+# Recording bytes of one session, and of one principal in 24 hours.
 # session_quota = "16GiB"
 # principal_quota = "64GiB"
 # Terminal input holds passwords.
 # record_input = false
+# Programs whose streams are recorded as digest, counts and first MiB instead of whole.
+# bulk_programs = ["rsync", "git", "scp"]
+# Recordings are deleted so long after they ended, each named in the audit log first, whose own
+# entries stay. Left out, recordings are kept for ever.
+# retention = "400d"
 
+# Ceilings that keep one client from starving the rest.
 [limits]
 # connections = 20000
 # unauthenticated = 512
@@ -175,6 +225,7 @@ recipients = {recipients}
 # sessions_per_principal = 128
 # drain = "30s"
 
+# How long a session may last, and how long it waits for a client that lost its network.
 [session]
 # grant = "12h"
 # detach = "1h"
@@ -183,6 +234,7 @@ recipients = {recipients}
         listen = quote(&settings.listen.to_string()),
         state = quote(&arguments.state.display().to_string()),
         region = quote(&arguments.region),
+        plain_region = arguments.region,
         accounts = list(accounts),
         role = quote(arguments.role.as_str()),
         recipients = list(settings.recipients.to_vec()),
@@ -202,25 +254,126 @@ pub(super) fn profile(arguments: &InitArguments, log_key: &str) -> String {
     )
 }
 
+/// What AWS needs to know, as files: name and content.
+pub(super) fn aws_policies(arguments: &InitArguments) -> [(&'static str, String); 3] {
+    let role = &arguments.role;
+    let partition = role.partition();
+    let own = vec![role.account().clone()];
+    let accounts = if arguments.account.is_empty() {
+        &own
+    } else {
+        &arguments.account
+    };
+    let roots: Vec<_> = accounts
+        .iter()
+        .map(|account| format!("arn:{partition}:iam::{account}:root"))
+        .collect();
+    let instances: Vec<_> = accounts
+        .iter()
+        .map(|account| format!("arn:{partition}:ec2:*:{account}:instance/*"))
+        .collect();
+    let trust = json!({ "Version": "2012-10-17", "Statement": [{
+        "Sid": "OnlyWithMfa",
+        "Effect": "Allow",
+        "Principal": { "AWS": roots },
+        "Action": "sts:AssumeRole",
+        "Condition": {
+            "Bool": { "aws:MultiFactorAuthPresent": "true" },
+            "NumericLessThan": { "aws:MultiFactorAuthAge": MFA_AGE.as_secs().to_string() },
+        },
+    }]});
+    let users = json!({ "Version": "2012-10-17", "Statement": [{
+        "Sid": "ProveMfa",
+        "Effect": "Allow",
+        "Action": "sts:AssumeRole",
+        "Resource": role.as_str(),
+    }]});
+    let agent = json!({ "Version": "2012-10-17", "Statement": [
+        {
+            "Sid": "ListTargets",
+            "Effect": "Allow",
+            "Action": "ec2:DescribeInstances",
+            "Resource": "*",
+        },
+        {
+            "Sid": "PushKeysWhereLoginIsInstanceConnect",
+            "Effect": "Allow",
+            "Action": "ec2-instance-connect:SendSSHPublicKey",
+            "Resource": instances,
+        },
+        {
+            "Sid": "ReadWhatTheAttestationRoleDemands",
+            "Effect": "Allow",
+            "Action": "iam:GetRole",
+            "Resource": role.as_str(),
+        },
+        {
+            "Sid": "TryTheAttestationRoleWithoutMfaWhichMustFail",
+            "Effect": "Allow",
+            "Action": "sts:AssumeRole",
+            "Resource": role.as_str(),
+        },
+    ]});
+    let text = |policy: &Value| format!("{policy:#}\n");
+    [
+        (TRUST_POLICY, text(&trust)),
+        (USER_POLICY, text(&users)),
+        (AGENT_POLICY, text(&agent)),
+    ]
+}
+
+/// The systemd unit for the agent whose agent.toml is `config`.
+pub(super) fn unit(config: &Path) -> String {
+    let folder = config.parent().unwrap_or_else(|| Path::new("/"));
+    let (config, folder) = (config.display().to_string(), folder.display().to_string());
+    UNIT.replace("/etc/postern/agent.toml", &config)
+        .replace("/etc/postern", &folder)
+}
+
 pub(super) fn summary(made: &Summary<'_>) -> String {
     format!(
-        "Made {config}, with keys/, policy/ and offline/ beside it.\n\
+        "Made {config}, with keys/, policy/, aws/{offline_too} and {UNIT_NAME} beside it.\n\
          \n\
-         1. Move {offline} to offline storage: its README says why.\n\
-         2. Give every client {ca} as the file that `ca` names,\n   \
-            and this section for its config.toml:\n\
-         \n\
-         {profile}\n\
-         3. On targets that log in by certificate, put this line into the file that\n   \
+         1. {offline_step}\n\
+         2. In AWS, with the files in {aws}:\n   \
+            - make the role {role} with the trust policy\n     \
+              {TRUST_POLICY} and no permissions (a boundary that denies all is wise);\n   \
+            - allow your users {USER_POLICY};\n   \
+            - give this machine a role of its own with {AGENT_POLICY}.\n\
+         3. Say in [inventory] of agent.toml where targets come from.\n\
+         4. Write policies: policy/example.cedar shows how. Until then nothing is allowed.\n\
+         5. On targets that log in by certificate, put this line into the file that\n   \
             `TrustedUserCAKeys` of sshd_config names:\n\
          \n\
          {ssh_user_ca}\n\
          \n\
-         4. Write policies (policy/example.cedar shows how), then run\n   \
-            postern-agent check --config {config}\n",
+         6. Check everything, as often as you like:\n   \
+            postern-agent check --config {config}\n\
+         7. Start it: `postern-agent run --config {config}`, or with systemd\n   \
+            cp {unit} /etc/systemd/system/\n   \
+            systemctl enable --now postern-agent\n\
+         8. Give every client {ca} as the file that `ca` names,\n   \
+            and this section for its config.toml:\n\
+         \n\
+         {profile}",
         config = made.config.display(),
-        offline = made.offline.display(),
+        offline_too = if made.offline_is_new {
+            ", offline/"
+        } else {
+            ""
+        },
+        offline_step = if made.offline_is_new {
+            format!(
+                "Move {} to offline storage: its README says why.",
+                made.offline.display()
+            )
+        } else {
+            format!("Move {} back to offline storage.", made.offline.display())
+        },
+        aws = made.aws.display(),
+        unit = made.unit.display(),
         ca = made.ca.display(),
+        role = made.role,
         profile = made.profile,
         ssh_user_ca = made.ssh_user_ca,
     )

@@ -67,12 +67,12 @@ impl ConfigError {
         let line = before.matches('\n').count() + 1;
         let path = path.to_owned();
         let message = fault.message().trim().to_owned();
-        match unknown_field(&message) {
-            Some((key, known)) => Self::UnknownKey {
+        match unknown_key(&message) {
+            Some((key, hint)) => Self::UnknownKey {
                 path,
                 line,
-                hint: nearest(&key, &known),
                 key,
+                hint,
             },
             None => Self::Syntax {
                 path,
@@ -83,12 +83,18 @@ impl ConfigError {
     }
 }
 
-/// serde's words for `deny_unknown_fields`: the field, and the ones that exist.
-fn unknown_field(message: &str) -> Option<(String, Vec<String>)> {
+/// The key that serde's `deny_unknown_fields` speaks of, and a hint: the nearest right one, or all
+/// that exist. `None` when the message is about something else.
+pub(crate) fn unknown_key(message: &str) -> Option<(String, String)> {
     let rest = message.strip_prefix("unknown field `")?;
     let (key, rest) = rest.split_once('`')?;
-    let known = rest.split('`').skip(1).step_by(2).map(str::to_owned);
-    Some((key.to_owned(), known.collect()))
+    let known: Vec<_> = rest
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect();
+    Some((key.to_owned(), nearest(key, &known)))
 }
 
 fn nearest(key: &str, known: &[String]) -> String {

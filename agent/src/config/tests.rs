@@ -43,7 +43,7 @@ fn an_unknown_key_names_the_nearest_right_one() {
     ");
     insta::assert_snapshot!(message(&format!("{}\n[evidence.x]\n", minimal())), @r"
     /etc/postern/agent.toml:9: there is no setting `x` here
-    hint: the settings here are store, recipients, free_floor, session_quota, principal_quota, record_input
+    hint: the settings here are store, recipients, free_floor, session_quota, principal_quota, record_input, bulk_programs, retention
     ");
     insta::assert_snapshot!(message(&minimal().replace("role =", "rolle =")), @r"
     /etc/postern/agent.toml:5: there is no setting `rolle` here

@@ -66,6 +66,17 @@ pub(super) mod duration {
     }
 }
 
+/// For `#[serde(with)]` on a [`Duration`] that may be absent.
+pub(super) mod optional_duration {
+    use super::*;
+
+    pub(in crate::config) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        duration::deserialize(deserializer).map(Some)
+    }
+}
+
 /// For `#[serde(with)]` on a number of bytes.
 pub(super) mod size {
     use super::*;

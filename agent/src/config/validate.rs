@@ -134,7 +134,11 @@ impl Config {
             let least = Duration::from_secs(5);
             ("inventory.ec2.refresh", ec2.refresh, least, 24 * HOUR)
         });
-        for (key, value, least, most) in ranges.into_iter().chain(refresh) {
+        let retention = self.evidence.retention.map(|keep| {
+            let (day, decade) = (24 * HOUR, 24 * 3653 * HOUR);
+            ("evidence.retention", keep, day, decade)
+        });
+        for (key, value, least, most) in ranges.into_iter().chain(refresh).chain(retention) {
             if value < least || value > most {
                 let shown = super::format_duration;
                 return Err(fault(
@@ -168,6 +172,20 @@ impl Config {
                     "a recipient starts with `age1`; `age-keygen` prints one",
                 ));
             }
+        }
+        let plain = |name: &&String| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+'))
+        };
+        if let Some(name) = self.evidence.bulk_programs.iter().find(|name| !plain(name)) {
+            let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
+            return Err(fault(
+                "evidence.bulk_programs",
+                format!("has `{shown}`, which is no program's name"),
+                "name the program alone, without folder or arguments: [\"rsync\", \"git\"]",
+            ));
         }
         if self.evidence.session_quota == 0 || self.evidence.principal_quota == 0 {
             return Err(fault(

@@ -43,6 +43,17 @@ pub(super) fn put_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// Puts `bytes` under `path`, whole for every reader, durable some time later.
+pub(super) fn put_soon(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("draft");
+    let written = || -> io::Result<()> {
+        let mut file = options().create(true).truncate(true).open(&draft)?;
+        file.write_all(bytes)?;
+        std::fs::rename(&draft, path)
+    };
+    written().inspect_err(|_| drop(std::fs::remove_file(&draft)))
+}
+
 /// Makes the names in `folder` durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()

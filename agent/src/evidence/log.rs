@@ -1,9 +1,11 @@
 //! The transparency log on disk: one writer, entries before tiles before checkpoint, each
 //! durable before the next.
 //!
-//! The bundle that is being filled is one growing file, `tile/entries/N.p/growing`; each
-//! checkpoint's partial bundle is a hard link to it. A commit so writes its own entries and not
-//! the whole bundle again; whoever reads a partial bundle takes as many entries as its name says.
+//! The bundle that is being filled is one growing file, `tile/entries/N.p/growing`, which C2SP
+//! does not know: it is what is flushed, so that a commit waits for its own entries alone. Each
+//! checkpoint's partial bundle is a copy with exactly as many entries as its name says, which
+//! never changes (C2SP tlog-tiles: partial tiles are immutable, and are served at least until
+//! the full one is). A copy that a power cut tears is made again at start.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,9 +21,11 @@ use postern_proto::names::AgentId;
 
 use super::disk;
 
-/// Superseded partial files are kept for as many commits, for readers that hold an older
-/// checkpoint.
+/// Partial files whose full one is there are kept for as many commits more.
 const KEPT_COMMITS: usize = 8;
+/// Bytes of older partial bundles that are kept for readers that hold an older checkpoint. Events
+/// are small: this is far from what a bundle's worth of them takes.
+const KEPT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The log as its one writer holds it.
 pub(super) struct Log {
@@ -29,7 +33,12 @@ pub(super) struct Log {
     pub(super) origin: AgentId,
     pub(super) signers: Vec<LogSigner>,
     pub(super) state: State,
+    /// Folders of partial files whose full ones are there, by commit.
     pub(super) superseded: VecDeque<Vec<PathBuf>>,
+    /// Partial bundles of the bundle that is being filled, with their bytes.
+    pub(super) copies: VecDeque<(PathBuf, u64)>,
+    /// On a full disk partial bundles are further names of the growing file, which cost nothing.
+    pub(super) sparing: bool,
     pub(super) checkpoint: String,
 }
 
@@ -42,7 +51,7 @@ pub(super) struct State {
     pub(super) bundle: Vec<u8>,
     /// How many of them are known to be in the growing file.
     pub(super) written: usize,
-    /// Files that this state's checkpoint needs and the next one's does not.
+    /// Partial tiles that this state's checkpoint needs.
     pub(super) partial: Vec<PathBuf>,
 }
 
@@ -75,9 +84,9 @@ impl Log {
         self.write_tiles(&mut next, &full)?;
         let checkpoint = self.write_checkpoint(&next)?;
         let witnesses = self.witnesses(&next, &full, &checkpoint, first, &leaves)?;
-        let old = std::mem::replace(&mut self.state, next);
+        self.state = next;
         self.checkpoint = checkpoint;
-        self.forget(old.partial);
+        self.forget(first, &full);
         Ok(witnesses)
     }
 
@@ -96,7 +105,6 @@ impl Log {
         let index = next.edge.size() / TILE_WIDTH - 1;
         let bytes = std::mem::take(&mut next.bundle);
         next.written = 0;
-        next.partial.push(Self::growing(&self.folder, index));
         disk::put(
             &self.path(StorePath::Entries {
                 index,
@@ -120,22 +128,28 @@ impl Log {
             .create(true)
             .truncate(false)
             .open(&growing)?;
-        // The name first: one flush then makes both durable. No checkpoint needs it yet.
-        let named = self.path(StorePath::Entries { index, width });
-        match std::fs::remove_file(&named) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        std::fs::hard_link(&growing, &named)?;
         let new = next.bundle.get(next.written..).unwrap_or_default();
         file.write_all_at(new, next.written as u64)?;
         file.sync_data()?;
+        let named = self.path(StorePath::Entries { index, width });
+        self.publish(&growing, &named, &next.bundle)?;
         if let Some(folder) = named.parent() {
             disk::sync_folder(folder)?;
         }
         next.written = next.bundle.len();
-        next.partial.push(named);
         Ok(())
+    }
+
+    /// A partial bundle under its own name. No checkpoint needs it yet.
+    fn publish(&self, growing: &Path, named: &Path, bytes: &[u8]) -> io::Result<()> {
+        if !self.sparing && disk::put_soon(named, bytes).is_ok() {
+            return Ok(());
+        }
+        match std::fs::remove_file(named) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::fs::hard_link(growing, named)
     }
 
     fn write_tiles(&self, next: &mut State, full: &[FullTile]) -> io::Result<()> {
@@ -212,21 +226,74 @@ impl Log {
             .collect()
     }
 
-    /// Removes what older checkpoints alone needed, some commits later. Losing such a file is
-    /// no loss: whatever it held stands in the newer ones.
-    fn forget(&mut self, mut old: Vec<PathBuf>) {
-        old.retain(|path| !self.state.partial.contains(path));
-        self.superseded.push_back(old);
+    /// Removes partial files some commits after the full ones came, and of partial bundles the
+    /// oldest when they take too much. Losing one is no loss: whatever it held stands in the
+    /// wider ones. `first` was the size before the commit that finished the tiles `full`.
+    fn forget(&mut self, first: u64, full: &[FullTile]) {
+        let size = self.size();
+        let mut done: Vec<PathBuf> = full
+            .iter()
+            .map(|tile| partials(&self.folder, Some(tile.level), tile.index))
+            .collect();
+        if first / TILE_WIDTH != size / TILE_WIDTH {
+            // They go with their folder.
+            self.copies.clear();
+        }
+        let bundles = first / TILE_WIDTH..size / TILE_WIDTH;
+        done.extend(bundles.map(|index| partials(&self.folder, None, index)));
+        self.superseded.push_back(done);
         while self.superseded.len() > KEPT_COMMITS {
-            for path in self.superseded.pop_front().unwrap_or_default() {
-                drop(std::fs::remove_file(&path));
-                if let Some(folder) = path.parent() {
-                    // Succeeds once it is empty.
-                    drop(std::fs::remove_dir(folder));
-                }
+            for folder in self.superseded.pop_front().unwrap_or_default() {
+                drop(std::fs::remove_dir_all(&folder));
+            }
+        }
+        let width = (size % TILE_WIDTH) as u16;
+        if width > 0 {
+            let index = size / TILE_WIDTH;
+            let named = self.path(StorePath::Entries { index, width });
+            let bytes = self.state.bundle.len() as u64;
+            self.copies.push_back((named, bytes));
+        }
+        let mut kept: u64 = self.copies.iter().map(|(_, bytes)| bytes).sum();
+        // The last one is the checkpoint's own.
+        while kept > KEPT_BYTES && self.copies.len() > 1 {
+            if let Some((path, bytes)) = self.copies.pop_front() {
+                drop(std::fs::remove_file(path));
+                kept -= bytes;
             }
         }
     }
+
+    /// Removes what a process that ended had no time to remove.
+    pub(super) fn sweep(&self) {
+        let size = self.size();
+        let whole = |index: u64, width: u16| (u64::from(width) == TILE_WIDTH).then_some(index);
+        let mut folders = Vec::new();
+        let bundles = StorePath::bundles(size).filter_map(|(i, w)| whole(i, w));
+        folders.extend(bundles.map(|index| partials(&self.folder, None, index)));
+        for level in 0..8 {
+            let tiles = StorePath::tiles(level, size).filter_map(|(i, w)| whole(i, w));
+            folders.extend(tiles.map(|index| partials(&self.folder, Some(level), index)));
+        }
+        for folder in folders {
+            drop(std::fs::remove_dir_all(folder));
+        }
+    }
+}
+
+/// The folder of partial files of one tile, or (without a level) of one bundle.
+fn partials(folder: &Path, level: Option<u8>, index: u64) -> PathBuf {
+    let path = match level {
+        Some(level) => StorePath::Tile {
+            level,
+            index,
+            width: 1,
+        },
+        None => StorePath::Entries { index, width: 1 },
+    };
+    let mut path = folder.join(path.to_string());
+    path.pop();
+    path
 }
 
 /// A full tile from disk.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use postern_proto::audit::event::{Event, Fact, RecordingDigest};
 use postern_proto::audit::note::{LogIdentity, LogSigner, NoteError, sign_key_change};
+use postern_proto::audit::ocsf;
 use postern_proto::names::{AgentId, SessionId};
 use postern_proto::recording::RecordingName;
 use rustix::fs::{FlockOperation, flock};
@@ -29,6 +30,8 @@ use super::{Evidence, EvidenceError, Shared, Threads, VERSION, disk};
 const MIB: u64 = 1024 * 1024;
 /// Recorder threads: writes to the page cache rarely block, and the work is hashing and sealing.
 const RECORDERS: usize = 2;
+/// How often a log that seems broken is looked at again.
+const LOOKS: usize = 3;
 
 /// How the store is kept.
 #[derive(Debug, Clone)]
@@ -135,6 +138,56 @@ pub enum OpenError {
     Evidence(#[from] EvidenceError),
 }
 
+/// Why a log could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// The key is not usable.
+    #[error("its key: {0}")]
+    Key(#[from] NoteError),
+    /// The log is not what its checkpoint says.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// How many entries the log in `folder` holds, checked like at start but without changing
+/// anything; `None` when there is none yet. The agent may run. Blocks, and reads the whole log.
+pub fn look(folder: &Path, agent: &AgentId, key: &str) -> Result<Option<u64>, LookError> {
+    let signers = [LogSigner::new(agent, key)?];
+    let mut last = recover::inspect(folder, agent, &signers);
+    // While a log grows, files may go with which we began; a log that is broken stays so.
+    for _ in 0..LOOKS {
+        if !matches!(last, Err(LogError::Missing(_) | LogError::Altered(_))) {
+            break;
+        }
+        last = recover::inspect(folder, agent, &signers);
+    }
+    Ok(last?)
+}
+
+impl OpenError {
+    /// What an operator can do.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Folder { folder, .. } => format!(
+                "the agent's user needs {} for itself: to read, to write and to sync",
+                folder.display()
+            ),
+            Self::Locked(_) => {
+                "stop the other postern-agent, or give this one a store of its own: \
+                 `evidence.store`"
+                    .to_owned()
+            }
+            Self::Key(_) => {
+                "keys/audit-log.key is the key that `postern-agent init` made for this agent's id"
+                    .to_owned()
+            }
+            Self::Recipients(_) => "see `evidence.recipients` in agent.toml".to_owned(),
+            Self::Log { error, .. } => error.hint().to_owned(),
+            Self::Evidence(_) => return None,
+        })
+    }
+}
+
 impl Evidence {
     /// Opens the store: locks it, checks its log against the last durable checkpoint, closes the
     /// sessions that were open as interrupted and says in the log that the agent started. Reads
@@ -148,10 +201,6 @@ impl Evidence {
         let auditors =
             Arc::new(Auditors::new(&settings.recipients).map_err(OpenError::Recipients)?);
         let signers = signers(&settings).map_err(OpenError::Key)?;
-        let vkey = signers
-            .first()
-            .map(|signer| signer.vkey().to_owned())
-            .unwrap_or_default();
 
         let recordings = folder.join("recordings");
         disk::make_folder(&recordings).map_err(fault)?;
@@ -165,6 +214,12 @@ impl Evidence {
         let health = Arc::new(Health::new(settings.deadline));
         let (checkpoint_tx, checkpoint) = watch::channel(recovered.log.checkpoint.clone());
         let old_checkpoint = recovered.log.checkpoint.clone();
+        let mut recorded = recovered.recorded;
+        for leaf in &recovered.kept {
+            if let Ok(decoded) = ocsf::decode(leaf, &[]) {
+                recorded.follow(&decoded.event, &recovered.open);
+            }
+        }
         let mut writer = Writer {
             log: recovered.log,
             auditors: Arc::clone(&auditors),
@@ -178,6 +233,16 @@ impl Evidence {
         writer.keep(&recovered.kept)?;
         let store = FolderStore::new(folder.clone());
         let interrupted = interrupted(&store, &writer.open).map_err(fault)?;
+        for event in &interrupted {
+            recorded.follow(event, &writer.open);
+        }
+        let usage = Usage::new(
+            Quotas {
+                session: settings.session_quota,
+                principal: settings.principal_quota,
+            },
+            recorded,
+        );
         let startup = Startup {
             first: recovered.first,
             entries: writer.log.size(),
@@ -200,7 +265,7 @@ impl Evidence {
         writer.begin(events)?;
 
         let evidence =
-            start(settings, vkey, auditors, health, writer, checkpoint, lock).map_err(fault)?;
+            start(settings, auditors, health, usage, writer, checkpoint, lock).map_err(fault)?;
         Ok((evidence, startup))
     }
 }
@@ -261,7 +326,7 @@ fn key_change(
 }
 
 /// An event of the agent itself, now.
-pub(super) fn agent_event(fact: Fact) -> Event {
+pub(crate) fn agent_event(fact: Fact) -> Event {
     Event {
         time_ms: now_ms(),
         session: None,
@@ -305,14 +370,17 @@ fn interrupted(store: &FolderStore, open: &OpenSessions) -> io::Result<Vec<Event
 
 fn start(
     settings: Settings,
-    vkey: String,
     auditors: Arc<Auditors>,
     health: Arc<Health>,
+    usage: Usage,
     writer: Writer,
     checkpoint: watch::Receiver<String>,
     lock: File,
 ) -> io::Result<Evidence> {
     let (orders, taken) = mpsc::channel(QUEUE);
+    let signer = writer.log.signers.first();
+    let vkey = signer.map(|signer| signer.vkey().to_owned());
+    let vkey = vkey.unwrap_or_default();
     let queue = Arc::new(Queue::default());
     let dirty = Arc::new(Dirty::new());
     let recordings = settings.folder.join("recordings");
@@ -366,10 +434,7 @@ fn start(
             queue,
             dirty,
             health,
-            usage: Usage::new(Quotas {
-                session: settings.session_quota,
-                principal: settings.principal_quota,
-            }),
+            usage,
             recordings: Mutex::new(HashMap::new()),
             checkpoint,
             floor: settings.free_floor,

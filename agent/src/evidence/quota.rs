@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use postern_proto::audit::event::{Event, Fact};
 use postern_proto::names::SessionId;
 
 use super::EvidenceError;
+use super::flush::now_ms;
 use super::health::lock;
+use super::recover::OpenSessions;
 
 /// A principal's bytes are counted over this long; then the count starts again.
 const WINDOW: Duration = Duration::from_hours(24);
@@ -48,12 +51,79 @@ struct PrincipalUsage {
     since: Instant,
 }
 
+/// What the log says that was recorded in the last [`WINDOW`]. Follows the log as it is read.
+pub(super) struct Recorded {
+    now_ms: i64,
+    /// By name of the recording: whose, how long, and when the log first spoke of it.
+    recordings: HashMap<String, (String, u64, i64)>,
+}
+
+impl Default for Recorded {
+    fn default() -> Self {
+        Self {
+            now_ms: now_ms(),
+            recordings: HashMap::new(),
+        }
+    }
+}
+
+impl Recorded {
+    /// Follows the log by one event; `open` are the sessions that were open before it.
+    pub(super) fn follow(&mut self, event: &Event, open: &OpenSessions) {
+        let window = i64::try_from(WINDOW.as_millis()).unwrap_or(i64::MAX);
+        if event.time_ms <= self.now_ms.saturating_sub(window) {
+            return;
+        }
+        let digests = match &event.fact {
+            Fact::SessionClosed { recordings, .. } | Fact::SessionInterrupted { recordings } => {
+                recordings.as_slice()
+            }
+            Fact::RecordingProgressed { recording } => std::slice::from_ref(recording),
+            _ => return,
+        };
+        let granted = event.session.and_then(|session| open.0.get(&session));
+        let actor = granted.and_then(|open| open.granted.actor.as_ref());
+        let Some(actor) = actor.or(event.actor.as_ref()) else {
+            return;
+        };
+        for digest in digests {
+            let key = || (actor.principal.key(), 0, event.time_ms);
+            let known = self.recordings.entry(digest.name.clone());
+            let (_, length, _) = known.or_insert_with(key);
+            *length = (*length).max(digest.length);
+        }
+    }
+
+    fn usage(self) -> HashMap<String, Arc<PrincipalUsage>> {
+        let mut sums: HashMap<String, (u64, i64)> = HashMap::new();
+        for (principal, length, time) in self.recordings.into_values() {
+            let (bytes, first) = sums.entry(principal).or_insert((0, time));
+            *bytes = bytes.saturating_add(length);
+            *first = time.min(*first);
+        }
+        let now = Instant::now();
+        let usage = |(bytes, first): (u64, i64)| {
+            let age = u64::try_from(self.now_ms.saturating_sub(first)).unwrap_or(0);
+            PrincipalUsage {
+                bytes: AtomicU64::new(bytes),
+                // A machine that has just started counts from then on: longer, not shorter.
+                since: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
+            }
+        };
+        let usages = sums.into_iter();
+        usages
+            .map(|(principal, sum)| (principal, Arc::new(usage(sum))))
+            .collect()
+    }
+}
+
 impl Usage {
-    pub(super) fn new(quotas: Quotas) -> Self {
+    /// `recorded` is what the log says of the time before: a restart gives nobody a new quota.
+    pub(super) fn new(quotas: Quotas, recorded: Recorded) -> Self {
         Self {
             quotas,
             sessions: Mutex::default(),
-            principals: Mutex::default(),
+            principals: Mutex::new(recorded.usage()),
             ended: Mutex::default(),
         }
     }

@@ -16,6 +16,7 @@ use postern_proto::names::{AgentId, SessionId};
 
 use super::disk;
 use super::log::{Log, State};
+use super::quota::Recorded;
 
 /// Why a log was not opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,24 @@ pub enum LogError {
     },
 }
 
+impl LogError {
+    /// What an operator can do.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "the agent's user must be able to read and write the whole store",
+            Self::Checkpoint(NoteError::Signature | NoteError::Origin(_)) => {
+                "this log is another agent's, or keys/audit-log.key is not the key that signed it: \
+                 restore the right key, or name a new store in `evidence.store` and keep this one"
+            }
+            _ => {
+                "somebody or something changed the store: keep it as it is for inquiry (`postern \
+                 audit verify` names what differs), then restore a copy, or name a new store in \
+                 `evidence.store`"
+            }
+        }
+    }
+}
+
 /// A log that was opened.
 pub(super) struct Recovered {
     pub(super) log: Log,
@@ -53,6 +72,8 @@ pub(super) struct Recovered {
     /// Whether there was no log before.
     pub(super) first: bool,
     pub(super) open: OpenSessions,
+    /// What was recorded lately, for the quotas.
+    pub(super) recorded: Recorded,
 }
 
 /// Sessions without an end, with what they carry.
@@ -101,25 +122,15 @@ pub(super) fn open(
     origin: &AgentId,
     signers: Vec<LogSigner>,
 ) -> Result<Recovered, LogError> {
-    let mut identities = signers
-        .iter()
-        .map(|signer| LogIdentity::new(origin.clone(), signer.vkey()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let found = disk::read(&folder.join("checkpoint"), CHECKPOINT_LIMIT)?;
+    let found = last_checkpoint(folder, origin, &signers)?;
     let first = found.is_none();
     let checkpoint = match found {
-        Some(bytes) => {
-            let note = String::from_utf8(bytes).map_err(|_| NoteError::Malformed)?;
-            identities
-                .drain(..)
-                .map(|identity| identity.checkpoint(&note))
-                .reduce(|first, second| first.or(second))
-                .unwrap_or(Err(NoteError::Key))?
-        }
+        Some(checkpoint) => checkpoint,
         None => begin(folder, origin, &signers)?,
     };
     let mut reader = Replay::default();
     reader.checked(folder, &checkpoint)?;
+    reader.mend(folder, &checkpoint)?;
     reader.kept(folder)?;
     let log = Log {
         folder: folder.to_owned(),
@@ -127,15 +138,55 @@ pub(super) fn open(
         signers,
         state: reader.state,
         superseded: VecDeque::new(),
+        copies: VecDeque::new(),
+        sparing: false,
         checkpoint: checkpoint.note,
     };
+    log.sweep();
     Ok(Recovered {
         log,
         kept: reader.kept,
         dropped: reader.dropped,
         first,
         open: reader.open,
+        recorded: reader.recorded,
     })
+}
+
+/// How many entries the log holds, after the same check as [`open`] makes; `None` when there is
+/// no log yet. Changes nothing, and needs no lock: what is appended meanwhile is not looked at.
+pub(super) fn inspect(
+    folder: &Path,
+    origin: &AgentId,
+    signers: &[LogSigner],
+) -> Result<Option<u64>, LogError> {
+    let Some(checkpoint) = last_checkpoint(folder, origin, signers)? else {
+        if folder.join("tile").exists() {
+            return Err(LogError::NoCheckpoint);
+        }
+        return Ok(None);
+    };
+    Replay::default().checked(folder, &checkpoint)?;
+    Ok(Some(checkpoint.size))
+}
+
+fn last_checkpoint(
+    folder: &Path,
+    origin: &AgentId,
+    signers: &[LogSigner],
+) -> Result<Option<Checkpoint>, LogError> {
+    let Some(bytes) = disk::read(&folder.join("checkpoint"), CHECKPOINT_LIMIT)? else {
+        return Ok(None);
+    };
+    let note = String::from_utf8(bytes).map_err(|_| NoteError::Malformed)?;
+    let mut last = Err(NoteError::Key);
+    for signer in signers {
+        last = LogIdentity::new(origin.clone(), signer.vkey())?.checkpoint(&note);
+        if last.is_ok() {
+            break;
+        }
+    }
+    Ok(Some(last?))
 }
 
 /// The first checkpoint of all is of the empty log, so that a missing one is always a removal.
@@ -158,6 +209,7 @@ fn begin(folder: &Path, origin: &AgentId, signers: &[LogSigner]) -> Result<Check
 struct Replay {
     state: State,
     open: OpenSessions,
+    recorded: Recorded,
     kept: Vec<Vec<u8>>,
     dropped: u64,
 }
@@ -167,8 +219,7 @@ impl Replay {
     fn checked(&mut self, folder: &Path, checkpoint: &Checkpoint) -> Result<(), LogError> {
         for (index, width) in StorePath::bundles(checkpoint.size) {
             let path = StorePath::Entries { index, width };
-            let bytes = disk::read(&folder.join(path.to_string()), BUNDLE_LIMIT)?
-                .ok_or(LogError::Missing(path))?;
+            let bytes = bundle_file(folder, path)?.ok_or(LogError::Missing(path))?;
             let (entries, taken) = split_entries(&bytes);
             let entries = entries
                 .get(..usize::from(width))
@@ -188,16 +239,24 @@ impl Replay {
             };
             self.state.partial.push(folder.join(path.to_string()));
         }
-        if let Some((index, width)) = StorePath::bundles(checkpoint.size).last()
-            && u64::from(width) < TILE_WIDTH
-        {
-            let path = StorePath::Entries { index, width };
-            self.state.partial.push(folder.join(path.to_string()));
-        }
         if self.state.edge.root() != checkpoint.root {
             return Err(LogError::Root {
                 size: checkpoint.size,
             });
+        }
+        Ok(())
+    }
+
+    /// The checkpoint's partial bundle is written but not flushed: a power cut may have torn it.
+    fn mend(&self, folder: &Path, checkpoint: &Checkpoint) -> Result<(), LogError> {
+        let Some((index, width)) = StorePath::bundles(checkpoint.size).last() else {
+            return Ok(());
+        };
+        let path = folder.join(StorePath::Entries { index, width }.to_string());
+        if u64::from(width) < TILE_WIDTH
+            && disk::read(&path, BUNDLE_LIMIT)?.as_ref() != Some(&self.state.bundle)
+        {
+            disk::put_soon(&path, &self.state.bundle)?;
         }
         Ok(())
     }
@@ -218,6 +277,7 @@ impl Replay {
             }
             // Entries of a later version are kept as they are; they open no session here.
             if let Ok(decoded) = ocsf::decode(entry, &[]) {
+                self.recorded.follow(&decoded.event, &self.open);
                 self.open.follow(&decoded.event);
             }
             // Cannot be too long: it was read behind a 16-bit length.
@@ -269,6 +329,18 @@ impl Replay {
         }
         Ok(())
     }
+}
+
+/// The bytes of a bundle: of a partial one what was flushed, which is the growing file (absent in
+/// a folder that was copied without it).
+fn bundle_file(folder: &Path, path: StorePath) -> io::Result<Option<Vec<u8>>> {
+    if let StorePath::Entries { index, width } = path
+        && u64::from(width) < TILE_WIDTH
+        && let Some(bytes) = disk::read(&Log::growing(folder, index), BUNDLE_LIMIT)?
+    {
+        return Ok(Some(bytes));
+    }
+    disk::read(&folder.join(path.to_string()), BUNDLE_LIMIT)
 }
 
 /// The bundle at `index` as far as it was written: its full name, else the growing file, else

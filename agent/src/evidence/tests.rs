@@ -51,7 +51,7 @@ fn session(number: u64) -> SessionId {
 fn event(session: Option<SessionId>, fact: Fact) -> Event {
     Event {
         session,
-        ..open::agent_event(fact)
+        ..agent_event(fact)
     }
 }
 

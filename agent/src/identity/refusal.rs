@@ -216,6 +216,20 @@ impl Refusal {
     }
 
     /// The code as it stands in events.
+    /// The kind of failure that is counted while nobody is known yet.
+    pub fn stranger_kind(&self) -> &'static str {
+        match self.code {
+            RefuseCode::Credentials => "enrolment refused: credentials",
+            RefuseCode::Mfa => "enrolment refused: mfa",
+            RefuseCode::Caller => "enrolment refused: caller",
+            RefuseCode::Clock => "enrolment refused: clock",
+            RefuseCode::Proof => "enrolment refused: proof",
+            RefuseCode::Closed => "enrolment refused: closed",
+            RefuseCode::Limit => "enrolment refused: limit",
+            RefuseCode::Sts => "enrolment refused: sts",
+        }
+    }
+
     pub fn code_name(&self) -> &'static str {
         match self.code {
             RefuseCode::Credentials => "credentials",

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Target, TargetLogin};
+use crate::config::unknown_key;
 use crate::files::{self, FileError};
 
 /// Why an inventory file is not used.
@@ -105,10 +106,7 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Target>, InventoryFileError> {
         let at = error.span().map_or(0, |span| span.start);
         let message = error.message().trim().to_owned();
         match unknown_key(&message) {
-            Some((key, known)) => {
-                let hint = nearest(&key, &known);
-                invalid(at, format!("there is no key `{key}` here"), Some(hint))
-            }
+            Some((key, hint)) => invalid(at, format!("there is no key `{key}` here"), Some(hint)),
             None => invalid(at, message, None),
         }
     })?;
@@ -164,26 +162,6 @@ fn ssh_port() -> std::num::NonZeroU16 {
 
 fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|b| *b == b'\n').count()
-}
-
-/// serde's words for `deny_unknown_fields`: the key, and those that exist.
-fn unknown_key(message: &str) -> Option<(String, Vec<String>)> {
-    let (key, rest) = message.strip_prefix("unknown field `")?.split_once('`')?;
-    let known = rest.split('`').skip(1).step_by(2).map(str::to_owned);
-    Some((key.to_owned(), known.collect()))
-}
-
-fn nearest(key: &str, known: &[String]) -> String {
-    let near = known
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(key, name), name))
-        .min();
-    match near {
-        Some((distance, name)) if distance <= 1 + name.len() / 3 => {
-            format!("did you mean `{name}`?")
-        }
-        _ => format!("the keys here are {}", known.join(", ")),
-    }
 }
 
 /// Bytes.

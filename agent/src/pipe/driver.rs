@@ -1,14 +1,16 @@
 //! Moves the frames of a granted pipe: the pure machine of `postern_proto`, a stream and a clock.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use postern_proto::gateway::frame::{Decoder, FrameError};
+use postern_proto::gateway::frame::{self, Decoder, FrameError, FrameKind};
 use postern_proto::gateway::message::Close;
 use postern_proto::gateway::pipe::{Event, Pipe, Violation};
+use postern_proto::gateway::resume::Resumed;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,6 +23,8 @@ use super::timer::Timer;
 const PING_AFTER: Duration = Duration::from_secs(30);
 /// Silence after which the network is taken for lost.
 const LOST_AFTER: Duration = Duration::from_secs(90);
+/// How often a peer that we do not listen to, since the target is behind, is told that we live.
+const SIGN: Duration = Duration::from_secs(2);
 /// How long the peer may take in all to answer our `Close`.
 const CLOSE_TIME: Duration = Duration::from_secs(60);
 
@@ -44,10 +48,26 @@ impl From<std::io::Error> for PipeError {
     }
 }
 
-/// One end of a granted pipe. All `poll_*` functions belong to one task.
+/// Called once, when the first bytes arrive on a new connection.
+pub(crate) struct Heard(Box<dyn FnOnce() + Send>);
+
+impl Heard {
+    pub(crate) fn new(call: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(call))
+    }
+}
+
+impl fmt::Debug for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Heard")
+    }
+}
+
+/// One end of a granted pipe. All `poll_*` functions belong to one task. Without a connection
+/// nothing arrives and nothing is due; what is sent is kept.
 #[derive(Debug)]
 pub(crate) struct Driver<S> {
-    stream: S,
+    stream: Option<S>,
     decoder: Decoder,
     received: BytesMut,
     pipe: Pipe,
@@ -58,6 +78,8 @@ pub(crate) struct Driver<S> {
     unflushed: bool,
     heard: Instant,
     pinged: Option<Instant>,
+    signed: Instant,
+    first: Option<Heard>,
     timer: Timer,
 }
 
@@ -70,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         budget: Budget,
     ) -> Self {
         Self {
-            stream,
+            stream: Some(stream),
             decoder,
             received,
             pipe: Pipe::new(ceiling),
@@ -80,8 +102,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             unflushed: false,
             heard: Instant::now(),
             pinged: None,
+            signed: Instant::now(),
+            first: None,
             timer: Timer::default(),
         }
+    }
+
+    /// The connection is lost, or fenced: it is dropped with all that was on it.
+    pub(crate) fn detach(&mut self) {
+        self.stream = None;
+        self.decoder = Decoder::default();
+        self.received = BytesMut::new();
+        self.output = Bytes::new();
+        self.unflushed = false;
+        self.first = None;
+        self.pipe.cut();
+    }
+
+    /// Whether there is no connection.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    /// Goes on on a new connection, whose peer has got the first `theirs` bytes. The old one is
+    /// fenced before ours are stated; `heard` is called when the peer has said something after it.
+    pub(crate) fn attach(
+        &mut self,
+        (stream, decoder, received): (S, Decoder, BytesMut),
+        theirs: u64,
+        heard: Heard,
+    ) -> Result<(), Violation> {
+        self.detach();
+        self.pipe.resume(theirs)?;
+        let resumed = Resumed {
+            received: self.pipe.received(),
+        };
+        let body = serde_json::to_vec(&resumed).unwrap_or_default();
+        self.output = frame::control(FrameKind::Resumed, &body).unwrap_or_default();
+        self.stream = Some(stream);
+        self.decoder = decoder;
+        self.received = received;
+        self.heard = Instant::now();
+        self.pinged = None;
+        self.first = Some(heard);
+        Ok(())
     }
 
     /// How many bytes may be sent before the peer acknowledges some.
@@ -123,9 +187,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Poll<Result<(), PipeError>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Ok(()));
+        };
         loop {
             while !self.output.is_empty() {
-                let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
+                let written = ready!(Pin::new(&mut *stream).poll_write(cx, &self.output))?;
                 if written == 0 {
                     return Poll::Ready(Err(PipeError::Lost("the connection is closed".into())));
                 }
@@ -140,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
         }
         if self.unflushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            ready!(Pin::new(stream).poll_flush(cx))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -154,15 +221,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         cx: &mut Context<'_>,
         listening: bool,
     ) -> Poll<Result<(), PipeError>> {
+        if self.is_detached() {
+            return Poll::Pending;
+        }
         if !listening {
             self.heard = Instant::now();
             self.pinged = None;
         }
+        // Output that is stuck is sign enough once it moves.
+        let clear = self.output.is_empty() && !self.unflushed;
+        let sign_at = (!listening && clear).then(|| self.signed + SIGN);
         let ping_at = self.pinged.unwrap_or(self.heard) + PING_AFTER;
         let ack_at = self.pipe.poll_timeout().map(Instant::from_std);
-        let deadline = ack_at.map_or(ping_at, |ack_at| ack_at.min(ping_at));
+        let deadline = [ack_at, sign_at]
+            .into_iter()
+            .flatten()
+            .fold(ping_at, Ord::min);
         ready!(self.timer.poll(Some(deadline), cx));
         let now = Instant::now();
+        if sign_at.is_some_and(|sign_at| now >= sign_at) {
+            self.signed = now;
+            self.pipe.send_sign();
+        }
         if now >= ping_at {
             if now >= self.heard + LOST_AFTER {
                 let silence: Arc<str> = format!("silent for {} s", LOST_AFTER.as_secs()).into();
@@ -174,19 +254,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends the pipe: sends `close` behind everything sent before and keeps the connection until
-    /// the peer has answered with its own, gone away, or been silent for `silence`. `answered`: its
-    /// `Close` is here already.
-    pub(crate) async fn close(mut self, close: Close, answered: bool, silence: Duration) {
+    /// Ends the pipe: `close` goes out behind everything sent before, again on every connection
+    /// until the peer has answered it.
+    pub(crate) fn say_close(&mut self, close: Close) {
         self.pipe.send_close(close);
-        let until = Instant::now() + CLOSE_TIME;
-        // Whatever goes wrong from here on, the pipe is over and its events are written.
-        timeout_at(until, self.farewell(answered, silence))
-            .await
-            .ok();
     }
 
-    async fn farewell(&mut self, mut answered: bool, silence: Duration) -> Result<(), PipeError> {
+    /// Keeps the connection until the peer has got our `Close` and answered with its own.
+    /// `answered`: that is here already. Lost when the peer goes away or is silent for `silence`.
+    /// Cancel-safe.
+    pub(crate) async fn farewell(
+        &mut self,
+        answered: bool,
+        silence: Duration,
+    ) -> Result<(), PipeError> {
+        let until = Instant::now() + CLOSE_TIME;
+        let said = timeout_at(until, self.see_off(answered, silence)).await;
+        said.unwrap_or_else(|_| Err(PipeError::Lost("no answer to Close".into())))
+    }
+
+    async fn see_off(&mut self, mut answered: bool, silence: Duration) -> Result<(), PipeError> {
         loop {
             let step = std::future::poll_fn(|cx| {
                 let now = Instant::now();
@@ -200,9 +287,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 self.poll_event(cx).map_ok(Some)
             });
-            let Ok(step) = timeout(silence, step).await else {
-                return Ok(());
-            };
+            let step = timeout(silence, step)
+                .await
+                .map_err(|_| PipeError::Lost("no answer to Close".into()))?;
             match step? {
                 None => break,
                 Some(Event::Closed(_)) => answered = true,
@@ -211,11 +298,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Some(Event::Eof | Event::Pong(_)) => {}
             }
         }
-        self.stream.shutdown().await?;
+        if let Some(stream) = &mut self.stream {
+            stream.shutdown().await?;
+        }
         Ok(())
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeError>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Pending;
+        };
         if self.received.capacity() < READ {
             let mut buffer = buffers::take();
             buffer.extend_from_slice(&self.received);
@@ -225,7 +317,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let mut filled = false;
         // TLS hands out a record at a time; one write to the target should take several.
         while self.received.len() < READ {
-            let read = self.stream.read_buf(&mut self.received);
+            let read = stream.read_buf(&mut self.received);
             match std::pin::pin!(read).poll(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(length)) if length > 0 => filled = true,
@@ -242,6 +334,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if filled {
             self.heard = Instant::now();
             self.pinged = None;
+            if let Some(Heard(call)) = self.first.take() {
+                call();
+            }
             return Poll::Ready(Ok(()));
         }
         if self.received.is_empty() {

@@ -1,10 +1,11 @@
-//! A connection before its answer: one `Open`, one chance.
+//! A connection before its answer: one `Open` or `Resume`, one chance.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
 use postern_proto::gateway::frame::{self, Decoder, FrameError, FrameKind, Piece};
 use postern_proto::gateway::message::{Denied, Granted, Open};
+use postern_proto::gateway::resume::Resume;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -42,6 +43,15 @@ impl Default for Patience {
     }
 }
 
+/// What a client asks for.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A pipe.
+    Open(Open),
+    /// To continue one.
+    Resume(Resume),
+}
+
 /// Why there was no `Open`.
 #[derive(Debug, Error)]
 pub(crate) enum OpenError {
@@ -57,9 +67,9 @@ pub(crate) enum OpenError {
     /// Not a frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The body of `Open` is not one.
-    #[error("malformed Open: {0}")]
-    Malformed(serde_json::Error),
+    /// The body is not what its type says.
+    #[error("malformed {0:?}: {1}")]
+    Malformed(FrameKind, serde_json::Error),
 }
 
 /// An authenticated connection whose client has not been answered.
@@ -81,14 +91,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Opening<S> {
         }
     }
 
-    /// Waits for the `Open`, answering pings. Early data that came with it stays unread.
-    pub(crate) async fn open(&mut self) -> Result<Open, OpenError> {
+    /// Waits for the request, answering pings. Early data that came with it stays unread.
+    pub(crate) async fn asked(&mut self) -> Result<Asked, OpenError> {
         let spare_until = Instant::now() + self.patience.spare;
         let mut frame_until = None;
         loop {
             match self.decoder.next(&mut self.received)? {
-                Some(Piece::Frame(FrameKind::Open, body)) => {
-                    return serde_json::from_slice(&body).map_err(OpenError::Malformed);
+                Some(Piece::Frame(kind @ FrameKind::Open, body)) => {
+                    return serde_json::from_slice(&body)
+                        .map(Asked::Open)
+                        .map_err(|error| OpenError::Malformed(kind, error));
+                }
+                Some(Piece::Frame(kind @ FrameKind::Resume, body)) => {
+                    return serde_json::from_slice(&body)
+                        .map(Asked::Resume)
+                        .map_err(|error| OpenError::Malformed(kind, error));
                 }
                 Some(Piece::Frame(FrameKind::Ping, body)) if body.len() == 8 => {
                     frame_until = None;
@@ -162,6 +179,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Opening<S> {
             ceiling,
             budget,
         ))
+    }
+
+    /// The connection with what was read and not looked at, for the pipe that it continues.
+    pub(crate) fn into_parts(self) -> (S, Decoder, BytesMut) {
+        (self.stream, self.decoder, self.received)
     }
 
     async fn fill(&mut self, until: Instant) -> Result<(), OpenError> {

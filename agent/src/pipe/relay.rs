@@ -106,6 +106,12 @@ where
         self.counts
     }
 
+    /// The pipe, to lose or get its connection. Without one the target is still served: what it
+    /// says is kept, within the pipe's bounds.
+    pub(crate) fn driver(&mut self) -> &mut Driver<S> {
+        &mut self.driver
+    }
+
     /// The pipe, to be closed. The target's side is dropped.
     pub(crate) fn into_driver(self) -> Driver<S> {
         self.driver

@@ -298,9 +298,9 @@ fn validate(
             }
         };
         let result = validator.validate(&set, ValidationMode::Strict);
-        for error in result.validation_errors() {
-            problems.push(problem(&placed.file, text, error, Some(placed.line)));
-        }
+        let errors = result.validation_errors();
+        let found = errors.map(|error| problem(&placed.file, text, error, Some(placed.line)));
+        problems.extend(once_each(found.collect()));
         for warning in result.validation_warnings() {
             warnings.push(format!(
                 "{} line {}: {}",
@@ -311,6 +311,20 @@ fn validate(
         }
     }
     warnings
+}
+
+/// Cedar tells one mistake again for every action that the policy speaks of, in any order: the
+/// word for `connect` stands for all of them, since its context has most.
+fn once_each(mut found: Vec<Problem>) -> Vec<Problem> {
+    const ACTION: &str = " for Action::";
+    let is_connect = |problem: &Problem| problem.message.contains(" for Action::\"connect\"");
+    found.sort_by_key(|problem| (problem.line, !is_connect(problem), problem.message.clone()));
+    let mut told = std::collections::BTreeSet::new();
+    found.retain(|problem| {
+        let mistake = problem.message.split(ACTION).next().unwrap_or_default();
+        told.insert((problem.line, mistake.to_owned()))
+    });
+    found
 }
 
 /// What Cedar says, with the place it points at.
@@ -329,7 +343,13 @@ fn problem(file: &str, text: &str, error: &dyn Diagnostic, line: Option<usize>) 
         hint: error
             .help()
             .map(|help| shown(&help.to_string()))
-            .or_else(|| Some("policies may use only what the schema of policies declares".into())),
+            .or_else(|| {
+                let rule = match line {
+                    Some(_) => "policies may use only what the schema of policies declares",
+                    None => "a policy reads `@id(\"…\") permit (principal, action, resource) when { … };`",
+                };
+                Some(rule.into())
+            }),
     }
 }
 

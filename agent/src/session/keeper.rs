@@ -1,6 +1,7 @@
 //! Looks at open sessions again: each second at their time, each minute and after a change at
 //! policy, and at once when evidence fails.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{Ending, Session};
-use crate::assemble::Core;
+use crate::assemble::{Core, Rules};
 use crate::end::End;
+use crate::identity::VerifiedPrincipal;
 use crate::policy::Decision;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -123,49 +125,17 @@ impl Keeper {
             if session.ending.borrow().is_some() {
                 continue;
             }
-            if let Some(message) = self.objection(&session) {
+            let mut sources = session.state.sources();
+            if sources.is_empty() {
+                sources.push(session.grant.request().source);
+            }
+            if let Some(message) = session.objection(&self.core.rules, None, &sources) {
                 session.end(Ending {
                     reason: CloseReason::Policy,
                     message: Some(message),
                 });
             }
         }
-    }
-
-    /// Why policy no longer allows what the session does; `None` when it still does.
-    fn objection(&self, session: &Session) -> Option<String> {
-        let rules = &self.core.rules;
-        let now = OffsetDateTime::now_utc();
-        let granted = session.grant.request();
-        let target = match &granted.target {
-            None => None,
-            Some(target) => match (rules.target)(&target.id) {
-                Some(current) => Some(current),
-                None => return Some(format!("`{}` is no longer in the inventory", target.name)),
-            },
-        };
-        let mut sources = session.state.sources();
-        if sources.is_empty() {
-            sources.push(granted.source);
-        }
-        let inner = session.state.inner();
-        for source in sources {
-            if let Err(denial) = (rules.admit)(&granted.who, source) {
-                return Some(format!("you may not come in any more: {}", denial.message));
-            }
-            for grant in std::iter::once(&session.grant).chain(&inner) {
-                match (rules.decide)(&grant.again(now, source, target.clone())) {
-                    Decision::Allow(_) => {}
-                    Decision::StepUp { .. } => {
-                        return Some("policy wants a fresh MFA code for this now".to_owned());
-                    }
-                    Decision::Deny(denial) => {
-                        return Some(format!("policy no longer allows this: {}", denial.message));
-                    }
-                }
-            }
-        }
-        None
     }
 }
 
@@ -178,6 +148,47 @@ async fn failed(failure: &mut watch::Receiver<Option<Arc<str>>>) -> Arc<str> {
 }
 
 impl Session {
+    /// Why policy no longer allows what the session does from these addresses, asked again by
+    /// `who` where that was proved anew; `None` when it still does.
+    pub(super) fn objection(
+        &self,
+        rules: &Rules,
+        who: Option<&VerifiedPrincipal>,
+        sources: &[IpAddr],
+    ) -> Option<String> {
+        let now = OffsetDateTime::now_utc();
+        let granted = self.grant.request();
+        let target = match &granted.target {
+            None => None,
+            Some(target) => match (rules.target)(&target.id) {
+                Some(current) => Some(current),
+                None => return Some(format!("`{}` is no longer in the inventory", target.name)),
+            },
+        };
+        let inner = self.state.inner();
+        for source in sources {
+            if let Err(denial) = (rules.admit)(who.unwrap_or(&granted.who), *source) {
+                return Some(format!("you may not come in any more: {}", denial.message));
+            }
+            for grant in std::iter::once(&self.grant).chain(&inner) {
+                let mut again = grant.again(now, *source, target.clone());
+                if let Some(who) = who {
+                    again.who = who.clone();
+                }
+                match (rules.decide)(&again) {
+                    Decision::Allow(_) => {}
+                    Decision::StepUp { .. } => {
+                        return Some("policy wants a fresh MFA code for this now".to_owned());
+                    }
+                    Decision::Deny(denial) => {
+                        return Some(format!("policy no longer allows this: {}", denial.message));
+                    }
+                }
+            }
+        }
+        None
+    }
+
     fn warn(&self) {
         self.notice.send_if_modified(|notice| {
             let first = notice.is_none();

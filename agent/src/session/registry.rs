@@ -103,6 +103,7 @@ impl Registry {
         }
         let appended = timeout(CLOSING, session.evidence.append(session.event(closed))).await;
         self.lock().remove(&id);
+        session.give_place_back();
         match appended {
             Ok(Ok(witness)) => Some(witness),
             Ok(Err(error)) => {

@@ -12,20 +12,21 @@ use postern_proto::names::{Assurance, HostName, SessionId};
 use rustls::pki_types::CertificateDer;
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{Beginning, Ending, PipeNumber, Session, unix_ms};
+use super::{Beginning, Ending, Lifeline, PipeNumber, Session, resume, unix_ms};
 use crate::assemble::{Core, Fresh, Lifetimes, Login, NotFound, SshTarget};
 use crate::ca::ssh::SshExtension;
 use crate::end::{End, Refusal};
 use crate::evidence::{EvidenceError, Recording, RecordingKind};
 use crate::identity::VerifiedPrincipal;
 use crate::inventory::Target;
-use crate::pipe::{OpenError, Opening, PipeError};
+use crate::limits::Place;
+use crate::pipe::{Asked, OpenError, Opening};
 use crate::policy::{Action, Decision, Grant, Request};
+use crate::tls::Connection;
 use crate::{shell, tunnel};
 
 /// Bytes kept per pipe for a peer that has not acknowledged them.
@@ -70,22 +71,25 @@ struct Ready {
     /// Of a tunnel's flow; SSH channels begin their own.
     recording: Option<Recording>,
     granted: Granted,
+    /// The one in `granted`.
+    secret: Zeroizing<[u8; 32]>,
 }
 
-/// Serves one authenticated connection to its end.
-pub(crate) async fn serve<S>(core: &Arc<Core>, peer: Peer, stream: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+/// Serves one authenticated connection: to the end of the pipe that it opens, or until another
+/// pipe's task has it.
+pub(crate) async fn serve(core: &Arc<Core>, peer: Peer, place: Place, stream: Connection) {
     let mut opening = Opening::new(stream, core.patience.clone());
     let asked = tokio::select! {
-        asked = opening.open() => asked,
+        asked = opening.asked() => asked,
         // A spare connection holds nothing that a drain should wait for.
         () = core.drain.cancelled() => Err(OpenError::Left),
     };
     let id = fresh_id();
     let open = match asked {
-        Ok(open) => open,
+        Ok(Asked::Open(open)) => open,
+        Ok(Asked::Resume(resume)) => {
+            return resume::resume(core, &peer, place, opening, &resume, id).await;
+        }
         Err(error @ (OpenError::Left | OpenError::Late)) => {
             tracing::debug!(source = %peer.source, %error, "no request");
             return;
@@ -97,30 +101,30 @@ where
         }
     };
     match prepare(core, &peer, &open, id).await {
-        Ok(ready) => ready.run(core, opening).await,
+        Ok(ready) => ready.run(core, place, opening).await,
         Err(refusal) => opening.deny(&refusal.denied(id)).await,
     }
 }
 
 impl Ready {
     /// Says yes, relays, and says how it ended.
-    async fn run<S>(self, core: &Core, opening: Opening<S>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn run(self, core: &Core, place: Place, opening: Opening<Connection>) {
         let session = &self.session;
         let principal = session.grant.request().who.principal();
         let budget = core.limits.kept(&principal.key());
         tracing::info!(session = %session.id, pipe = self.granted.pipe, principal = %principal.arn,
             target = %session.target.name, address = self.granted.target.address, "granted");
+        let mut lifeline = Lifeline::new(core, session, self.place.number, &self.secret, place);
         let (driver, end) = match opening.grant(&self.granted, CEILING, budget).await {
             Err(error) => (None, End::Pipe(error)),
             Ok(driver) => {
                 let (driver, end) = match (self.far, &self.recording) {
                     (Far::Tunnel(stream), Some(recording)) => {
-                        tunnel::run(driver, stream, session, recording).await
+                        tunnel::run(driver, stream, session, recording, &mut lifeline).await
                     }
-                    (Far::Ssh(target), _) => shell::run(driver, target, session).await,
+                    (Far::Ssh(target), _) => {
+                        shell::run(driver, target, session, &mut lifeline).await
+                    }
                     (Far::Tunnel(_), None) => (
                         driver,
                         End::Internal("a tunnel without a recording".to_owned()),
@@ -140,14 +144,8 @@ impl Ready {
                 witness = None;
             }
         }
-        match (driver, &end) {
-            // Nobody is there to be told.
-            (None, _) | (_, End::Pipe(PipeError::Lost(_))) => {}
-            (Some(driver), _) => {
-                let answered = matches!(end, End::Client(_));
-                let silence = core.patience.farewell;
-                driver.close(end.close(witness), answered, silence).await;
-            }
+        if let Some(driver) = driver {
+            lifeline.close(driver, &end, witness, core).await;
         }
     }
 }
@@ -254,7 +252,7 @@ impl Attempt<'_> {
             place: Some(place),
         });
         self.core.sessions.insert(Arc::clone(&session));
-        let secret = HexSecret::new(&session.secret);
+        let secret = session.secret.clone();
         self.ready(session, Some(witness), reached, secret).await
     }
 
@@ -299,9 +297,8 @@ impl Attempt<'_> {
             Decision::Deny(denial) => return Err(denial.into()),
         }
         let reached = self.reach(&target, &again).await?;
-        // The session's own secret never travels again; this one opens nothing.
-        let secret = HexSecret::new(&random_secret());
-        self.ready(session, None, reached, secret).await
+        // The session's own secret never travels again; this one resumes this pipe alone.
+        self.ready(session, None, reached, random_secret()).await
     }
 
     /// Takes a place in the session and begins the pipe's recording. What fails from here on
@@ -311,7 +308,7 @@ impl Attempt<'_> {
         session: Arc<Session>,
         witness: Option<Witness>,
         reached: Reached,
-        secret: HexSecret,
+        secret: Zeroizing<[u8; 32]>,
     ) -> Result<Ready, Refusal> {
         let place = PipePlace::take(&session, self.peer.source)?;
         let host_key = reached.far.host_key();
@@ -340,7 +337,8 @@ impl Attempt<'_> {
         let granted = Granted {
             session: session.id,
             pipe: place.number,
-            secret,
+            secret: HexSecret::new(&secret),
+            detach: self.core.lifetimes.detach.as_secs(),
             ends_at: session.ends_at.unix_timestamp(),
             target: GrantedTarget {
                 id: session.target.id.clone(),
@@ -360,6 +358,7 @@ impl Attempt<'_> {
             far: reached.far,
             recording,
             granted,
+            secret,
         })
     }
 
@@ -657,7 +656,7 @@ fn random_secret() -> Zeroizing<[u8; 32]> {
     Zeroizing::new(rand::random())
 }
 
-fn code_name(code: DenyCode) -> &'static str {
+pub(super) fn code_name(code: DenyCode) -> &'static str {
     match code {
         DenyCode::Policy => "policy",
         DenyCode::StepUp => "step_up",

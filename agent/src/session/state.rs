@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use postern_proto::audit::event::RecordingDigest;
 use tokio::time::Instant;
 
+use crate::evidence::{Recording, WeakRecording};
 use crate::policy::{Denial, Grant};
 
 /// Number of a pipe in its session, from 0.
@@ -30,6 +31,7 @@ struct Inner {
     alone_since: Option<Instant>,
     closed: bool,
     recordings: Vec<RecordingDigest>,
+    open: Vec<WeakRecording>,
     inner: Vec<Grant>,
 }
 
@@ -45,6 +47,26 @@ impl State {
         state.pipes.insert(number, source);
         state.alone_since = None;
         Some(number)
+    }
+
+    /// A pipe comes from somewhere else now.
+    pub(super) fn move_pipe(&self, number: PipeNumber, source: IpAddr) {
+        if let Some(known) = self.lock().pipes.get_mut(&number) {
+            *known = source;
+        }
+    }
+
+    /// Remembers an open recording for as long as somebody writes to it.
+    pub(super) fn watch_recording(&self, recording: &Recording) {
+        let mut state = self.lock();
+        state.open.retain(WeakRecording::is_open);
+        state.open.push(recording.downgrade());
+    }
+
+    /// The recordings that are open.
+    pub(super) fn open_recordings(&self) -> Vec<Recording> {
+        let state = self.lock();
+        state.open.iter().filter_map(WeakRecording::get).collect()
     }
 
     /// A pipe is gone. True when it was the last.

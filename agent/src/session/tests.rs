@@ -3,4 +3,5 @@
 mod endings;
 mod hostile;
 mod opening;
+mod resume;
 mod tunnels;

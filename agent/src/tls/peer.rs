@@ -24,12 +24,13 @@ use crate::keys::{self, KeyFault};
 /// themselves: withdrawing one needs no revocation list. Can be replaced while connections live.
 pub struct PeerTrust {
     state: RwLock<Arc<State>>,
+    changes: watch::Sender<u64>,
+    trouble: watch::Sender<Option<Arc<str>>>,
     hook: Option<DenyHook>,
     algorithms: WebPkiSupportedAlgorithms,
-    /// Why the last reading was refused; sent anew with every reading.
-    trouble: watch::Sender<Option<Arc<str>>>,
 }
 
+#[derive(PartialEq, Eq)]
 struct State {
     issuers: Vec<Issuer>,
     withdrawn: Vec<AgentId>,
@@ -42,8 +43,18 @@ struct Issuer {
     name: Vec<u8>,
     not_before: i64,
     not_after: i64,
+    certificate: CertificateDer<'static>,
     verifier: Arc<dyn ClientCertVerifier>,
 }
+
+/// The certificate decides; the rest is read out of it.
+impl PartialEq for Issuer {
+    fn eq(&self, other: &Self) -> bool {
+        self.agent == other.agent && self.certificate == other.certificate
+    }
+}
+
+impl Eq for Issuer {}
 
 /// Why a client certificate is not accepted now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,29 +136,48 @@ impl PeerTrust {
     ) -> Result<Self, TrustFault> {
         Ok(Self {
             state: RwLock::new(Arc::new(State::load(config, own)?)),
+            changes: watch::Sender::new(0),
+            trouble: watch::Sender::new(None),
             hook,
             algorithms: super::provider().signature_verification_algorithms,
-            trouble: watch::Sender::new(None),
         })
     }
 
-    /// Reads the deny list and the trusted agents again; on an error the old ones stay, and
-    /// [`Self::trouble`] tells why.
-    pub fn reload(&self, config: &Config, own: &CertificateDer<'static>) -> Result<(), TrustFault> {
+    /// Reads the deny list and the trusted agents again; `true` when they are other ones now. On
+    /// an error the old ones stay, and [`Self::trouble`] tells why. Blocks on files.
+    pub fn reload(
+        &self,
+        config: &Config,
+        own: &CertificateDer<'static>,
+    ) -> Result<bool, TrustFault> {
         let loaded = State::load(config, own);
-        let trouble = loaded
-            .as_ref()
-            .err()
-            .map(|fault| Arc::from(fault.to_string()));
-        let outcome = loaded.map(|state| {
-            *self.state.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(state);
+        let trouble = loaded.as_ref().err().map(|error| {
+            let text = error.to_string();
+            Arc::from(text.lines().next().unwrap_or_default())
         });
-        self.trouble.send_replace(trouble);
-        outcome
+        self.trouble.send_if_modified(|current| {
+            let other = *current != trouble;
+            *current = trouble;
+            other
+        });
+        let loaded = loaded?;
+        let mut state = self.state.write().unwrap_or_else(|e| e.into_inner());
+        if **state == loaded {
+            return Ok(false);
+        }
+        *state = Arc::new(loaded);
+        drop(state);
+        self.changes.send_modify(|count| *count += 1);
+        Ok(true)
     }
 
-    /// `Some(why)` while what was read last could not be used. Changes with every reading: live
-    /// sessions are looked at again.
+    /// Counts up when the deny list or the trusted agents became other ones: live sessions are
+    /// looked at again.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// `Some(why)` while the files are broken and older ones stay in use: `/readyz` is red.
     pub fn trouble(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.trouble.subscribe()
     }
@@ -288,6 +318,7 @@ impl Issuer {
             not_before: parsed.validity().not_before.timestamp(),
             not_after: parsed.validity().not_after.timestamp(),
             agent,
+            certificate: certificate.clone(),
             verifier,
         })
     }

@@ -398,6 +398,51 @@ fn policy_can_deny_a_certificate_altogether() {
     );
 }
 
+#[tokio::test]
+async fn a_changed_deny_list_is_noticed_and_a_broken_one_keeps_the_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::new("", "");
+    let mut config = bench.config.clone();
+    config.deny = folder.path().join("deny");
+    let own = bench.client_ca.certificate().clone();
+    let trust = Arc::new(PeerTrust::load(&config, &own, None).unwrap());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut changes = trust.subscribe();
+    let mut trouble = trust.trouble();
+    let running = Arc::clone(&trust).run(Arc::new(config.clone()), own, stop.clone());
+    let running = tokio::spawn(running);
+    let minute = std::time::Duration::from_secs(60);
+
+    let key = subject(ALICE).principal.key();
+    std::fs::write(&config.deny, format!("user {key}\n")).unwrap();
+    let changed = tokio::time::timeout(minute, changes.changed()).await;
+    changed.expect("the change is noticed").unwrap();
+    assert!(trust.denies(&subject(ALICE).principal, "").is_some());
+    assert!(
+        trust
+            .verify_certificate(&identity(&bench.client_ca).chain[0], now())
+            .is_err()
+    );
+
+    std::fs::write(&config.deny, "alice\n").unwrap();
+    let broken = tokio::time::timeout(minute, trouble.wait_for(Option::is_some)).await;
+    let why = broken
+        .expect("the fault is noticed")
+        .unwrap()
+        .clone()
+        .unwrap();
+    assert!(why.ends_with("deny:1: `alice` denies nobody"), "{why}");
+    assert!(trust.denies(&subject(ALICE).principal, "").is_some());
+
+    std::fs::remove_file(&config.deny).unwrap();
+    let changed = tokio::time::timeout(minute, changes.changed()).await;
+    changed.expect("the change is noticed").unwrap();
+    assert!(trust.denies(&subject(ALICE).principal, "").is_none());
+    assert!(trust.trouble().borrow().is_none());
+    stop.cancel();
+    running.await.unwrap();
+}
+
 #[test]
 fn every_certificate_fault_reads_well() {
     let agent = "bastion-2".parse().unwrap();

@@ -139,6 +139,10 @@ fn fact(fact: &Fact) -> String {
         Fact::SessionInterrupted { recordings } => {
             format!("session interrupted: the agent died{}", digests(recordings))
         }
+        Fact::PipeDetached { pipe, reason } => format!("pipe {pipe} lost its connection: {reason}"),
+        Fact::PipeResumed { pipe, attempt } => {
+            format!("pipe {pipe} resumed on a new connection, attempt {attempt}")
+        }
         Fact::ChannelOpened {
             channel,
             refused: Some(reason),

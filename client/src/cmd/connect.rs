@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::{Gateway, Request};
 use crate::output::Printer;
+use crate::pipe::outage;
 use crate::ssh::SshError;
 use crate::ssh::forward::Forwards;
 use crate::ssh::forward::spec::{Dynamic, Local, Remote};
@@ -61,6 +62,11 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
                 .await?,
         )
     };
+    // A terminal has its own line for it.
+    let quiet = job.terminal.is_some() && std::io::stdin().is_terminal();
+    let (away, printer) = (link.away(), context.printer);
+    let _telling =
+        (!quiet).then(|| AbortOnDropHandle::new(tokio::spawn(outage::tell(away, printer))));
     let result = on_terminal(&mut link, &mut job).await;
     let status = match result {
         Ok(status) => status,

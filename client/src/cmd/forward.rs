@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::forward::spec::Forward;
 use crate::forward::{Totals, Tunnel};
 use crate::gateway::Gateway;
+use crate::pipe::outage;
 
 /// The variable that tells COMMAND where the first forward listens.
 const PORT: &str = "POSTERN_FORWARD_PORT";
@@ -64,6 +65,7 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<ExitCode, Error
         signalled = interrupted() => signalled.map(|()| ExitCode::SUCCESS),
         Some(error) = endings.recv() => Err(error),
         status = command(&args.command, first) => status,
+        () = outage::tell(gateway.away(), context.printer) => Ok(ExitCode::SUCCESS),
     };
     stop.cancel();
     let mut totals = vec![Totals::default(); forwards.len()];

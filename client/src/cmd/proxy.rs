@@ -9,6 +9,7 @@ use postern_proto::gateway::EARLY_DATA;
 use postern_proto::gateway::message::{CloseReason, OpenKind};
 use postern_proto::names::TargetName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ProxyArgs;
 use crate::context::Context;
@@ -23,6 +24,9 @@ pub(super) const SUFFIX: &str = ".postern";
 const DEFAULT_PORT: u16 = 22;
 /// For what the local `ssh` says first. It speaks as soon as it runs.
 const IDENTIFICATION: Duration = Duration::from_secs(1);
+
+/// For what the local side said before it killed us.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Relays until the session ends.
 pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> {
@@ -70,7 +74,19 @@ async fn carry(
         wire.farewell(CloseReason::Client).await;
         return Err(error);
     }
-    let outcome = pipe::relay(&mut wire, &mut local).await?;
+    let relayed = {
+        let mut relaying = std::pin::pin!(pipe::relay(&mut wire, &mut local));
+        tokio::select! {
+            relayed = &mut relaying => Some(relayed),
+            // `ssh` kills its ProxyCommand when it is done: its last words are still passed on.
+            () = killed() => tokio::time::timeout(LAST_WORDS, relaying).await.ok(),
+            () = pipe::outage::tell(gateway.away(), printer) => None,
+        }
+    };
+    let Some(outcome) = relayed.transpose()? else {
+        wire.farewell(CloseReason::Client).await;
+        return Ok(());
+    };
     wire.farewell(CloseReason::Done).await;
     gateway.check_close(&outcome.close, &seen)?;
     match pipe::ending(&outcome.close) {
@@ -78,6 +94,21 @@ async fn carry(
         Some(reason) => Err(Error::denied(format!("the session was ended: {reason}"))
             .hint("`postern why TARGET` shows what policy says now")),
     }
+}
+
+/// Waits for a signal that is to end us.
+async fn killed() {
+    let kinds = [
+        SignalKind::hangup(),
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+    ];
+    let Ok(mut signals) = kinds.into_iter().map(signal).collect::<Result<Vec<_>, _>>() else {
+        // They end us as they always do.
+        return std::future::pending().await;
+    };
+    let any = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+    futures_util::future::select_all(any).await;
 }
 
 /// The inventory decides about the port: another one than `ssh` thinks of is a mistake.

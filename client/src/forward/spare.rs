@@ -42,7 +42,8 @@ impl Spare {
             .take();
         self.renew();
         taken
-            .filter(|(_, born)| born.elapsed() < LIFE)
+            // What another pipe lost is likely lost here too, and would show only late.
+            .filter(|(_, born)| born.elapsed() < LIFE && self.gateway.unbroken_since(*born))
             .map(|(connection, _)| connection)
     }
 

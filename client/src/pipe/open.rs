@@ -27,7 +27,7 @@ pub enum Answer<S> {
 /// out with the request; after a denial the caller still has it for the next try.
 pub async fn open<S>(stream: S, request: &Open, early: &Bytes) -> Result<Answer<S>, PipeError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let body = serde_json::to_vec(request).unwrap_or_default();
     let opening = frame::control(FrameKind::Open, &body)

@@ -41,11 +41,11 @@ pub struct Outcome {
     pub down: u64,
 }
 
-/// Copies until the agent says `Close`. A local side that fails is told to the agent as a client
+/// Copies until the agent says `Close`, over as many connections as it takes. A local side that fails is told to the agent as a client
 /// that gave up. Cancel by dropping, then [`Wire::farewell`].
 pub async fn relay<S, L>(wire: &mut Wire<S>, local: &mut L) -> Result<Outcome, PipeError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     L: AsyncRead + AsyncWrite + Unpin,
 {
     let mut relay = Relay {
@@ -94,11 +94,14 @@ struct Relay<'a, S, L> {
 
 impl<S, L> Relay<'_, S, L>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     L: AsyncRead + AsyncWrite + Unpin,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outcome, PipeError>> {
         for _ in 0..STEPS {
+            if let Poll::Ready(news) = self.wire.poll_line(cx) {
+                news?;
+            }
             let (taken, blocked) = self.poll_local_write(cx);
             if let Some(close) = self
                 .closed
@@ -116,7 +119,10 @@ where
             if sent || taken || heard {
                 continue;
             }
-            if self.wire.machine().is_done() && self.down_end == DownEnd::Told {
+            if self.wire.is_detached() && self.failed.is_none() {
+                // The agent keeps its `Close` for us.
+                self.closing = None;
+            } else if self.wire.machine().is_done() && self.down_end == DownEnd::Told {
                 self.expect_close();
             }
             if let Some(closing) = &mut self.closing

@@ -14,22 +14,34 @@ use postern_proto::gateway::pipe::{Event, Pipe};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Sleep;
 
+use super::line::{Line, Turn};
 use super::{CEILING, PipeError};
 
 /// Bytes taken from TLS before they are looked at: four records.
 const READ: usize = 64 * 1024;
 /// Free space below which the read buffer is renewed: one record.
 const SPARE: usize = 16 * 1024;
-/// A ping goes out after this time without anything from the agent.
-const PING: Duration = Duration::from_secs(15);
-/// The network is gone after this time without anything from the agent.
+/// A ping goes out after this time without anything from the agent,
+const PING: Duration = Duration::from_secs(5);
+/// or sooner, when it has not taken all our bytes. An agent that waits for its target gives signs
+/// of life every 2 s.
+const URGENT: Duration = Duration::from_secs(3);
+/// Without an answer for so long, another connection is sought beside this one.
+const SUSPECT: Duration = Duration::from_secs(4);
+/// The network is gone after this time without anything from the agent: with another connection
+/// to be had, and without.
+const GONE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(60);
 /// For the farewell: our `Close`, and the end of TLS.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// One end of a pipe on its connection.
+/// One end of a pipe on its connection, or between two.
 pub struct Wire<S> {
-    stream: S,
+    // `None` while there is no connection: nothing arrives then, and what is sent is kept.
+    stream: Option<S>,
+    line: Option<Line<S>>,
+    // The agent said `Close`.
+    over: bool,
     machine: Pipe,
     decoder: Decoder,
     received: BytesMut,
@@ -46,11 +58,13 @@ pub struct Wire<S> {
     pings: u64,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire<S> {
     /// A pipe that begins on `stream`; `opening` goes out first.
     pub(crate) fn new(stream: S, opening: Bytes) -> Self {
         Self {
-            stream,
+            stream: Some(stream),
+            line: None,
+            over: false,
             machine: Pipe::new(CEILING),
             decoder: Decoder::default(),
             received: BytesMut::new(),
@@ -63,6 +77,74 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             signed: Instant::now(),
             pings: 0,
         }
+    }
+
+    /// From now on a lost connection is replaced.
+    pub(crate) fn set_line(&mut self, line: Line<S>) {
+        self.line = Some(line);
+    }
+
+    /// Whether there is no connection at this moment.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    /// Seeks another connection while that is needed. Ready when there is news; an error is final.
+    pub(crate) fn poll_line(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeError>> {
+        loop {
+            let Some(line) = &mut self.line else {
+                return Poll::Pending;
+            };
+            match ready!(line.poll(cx))? {
+                Turn::Ask(dialled) => {
+                    self.detach();
+                    let received = self.machine.received();
+                    if let Some(line) = &mut self.line {
+                        line.ask(dialled, received);
+                    }
+                }
+                Turn::Back(back) => {
+                    self.machine.resume(back.theirs)?;
+                    self.stream = Some(back.stream);
+                    self.decoder = back.decoder;
+                    self.received = back.received;
+                    self.heard = Instant::now();
+                    self.pinged = None;
+                    // The agent learns that we have its answer.
+                    self.ping();
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+
+    /// The connection is gone, with what was on it.
+    fn detach(&mut self) {
+        self.stream = None;
+        self.decoder = Decoder::default();
+        self.received = BytesMut::new();
+        self.writing = Bytes::new();
+        self.unflushed = false;
+        self.machine.cut();
+    }
+
+    /// The connection failed: for good, or until the next.
+    fn lose(&mut self, cx: &mut Context<'_>, error: PipeError) -> Result<(), PipeError> {
+        if self.over {
+            self.detach();
+            return Ok(());
+        }
+        if self.line.is_none() {
+            return Err(error);
+        }
+        tracing::debug!(%error, "a new connection is sought");
+        self.detach();
+        if let Some(line) = &mut self.line {
+            line.seek(self.heard);
+        }
+        // Nobody has polled the line yet.
+        cx.waker().wake_by_ref();
+        Ok(())
     }
 
     /// The machine: counters, room, end of file.
@@ -84,12 +166,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Writes all that the machine has to say. Ready when it is written and flushed.
     pub(crate) fn poll_transmit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeError>> {
+        match ready!(self.poll_write_all(cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(self.lose(cx, PipeError::Lost(error))),
+        }
+    }
+
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Ok(()));
+        };
         loop {
             if self.writing.has_remaining() {
-                let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.writing))
-                    .map_err(PipeError::Lost)?;
+                let written = ready!(Pin::new(&mut *stream).poll_write(cx, &self.writing))?;
                 if written == 0 {
-                    return Poll::Ready(Err(PipeError::Lost(io::ErrorKind::WriteZero.into())));
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 self.writing.advance(written);
                 self.unflushed = true;
@@ -101,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
         }
         if self.unflushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(PipeError::Lost)?;
+            ready!(Pin::new(stream).poll_flush(cx))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -119,6 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                         let sent = close.sent;
                         return Poll::Ready(Err(PipeError::Missing { sent, received }));
                     }
+                    self.over = true;
                     return Poll::Ready(Ok(Event::Closed(close)));
                 }
                 Some(event) => return Poll::Ready(Ok(event)),
@@ -148,18 +240,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         cx: &mut Context<'_>,
         reading: bool,
     ) -> Poll<Result<(), PipeError>> {
-        if self.writing.has_remaining() || self.unflushed {
+        if self.is_detached() {
+            return Poll::Pending;
+        }
+        let stuck = self.writing.has_remaining() || self.unflushed;
+        if stuck && (self.line.is_none() || !reading) {
             return Poll::Pending;
         }
         loop {
             let now = Instant::now();
-            let ack = self.machine.poll_timeout();
+            let ack = self.machine.poll_timeout().filter(|_| !stuck);
             if ack.is_some_and(|due| due <= now) {
                 return Poll::Ready(Ok(()));
             }
-            let sign = self.sign_due(reading);
+            let sign = self.sign_due(reading, stuck);
             if sign.is_some_and(|due| due <= now) {
-                return Poll::Ready(self.give_sign(reading, now));
+                return Poll::Ready(self.give_sign(cx, reading, now));
             }
             let Some(next) = ack.into_iter().chain(sign).min() else {
                 return Poll::Pending;
@@ -182,38 +278,63 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// When the heartbeat has something to do.
-    fn sign_due(&self, reading: bool) -> Option<Instant> {
-        match (reading, self.pinged) {
+    fn sign_due(&self, reading: bool, stuck: bool) -> Option<Instant> {
+        let taken = self.machine.is_acknowledged();
+        match (reading, self.pinged, &self.line) {
+            // No question goes out, but an agent whose path is alive is heard without one.
+            (true, _, Some(line)) if stuck && line.is_calm() => Some(self.heard + URGENT + SUSPECT),
+            (true, _, Some(_)) if stuck => Some(self.heard + URGENT + SUSPECT + GONE),
             // Nobody hears an answer, so none is asked for; the agent still wants to hear us.
-            (false, _) => Some(self.signed + PING),
-            (true, None) => Some(self.heard + PING),
+            (false, _, _) => Some(self.signed + PING),
+            (true, None, _) => Some(self.heard + if taken { PING } else { URGENT }),
+            (true, Some(pinged), Some(line)) if line.is_calm() => {
+                Some(self.heard.max(pinged) + SUSPECT)
+            }
+            (true, Some(pinged), Some(_)) => Some(self.heard.max(pinged) + GONE),
             // An agent that has taken all our bytes listens, and answers. One that has not may
             // wait for its target for as long as that likes: only the kernel can tell then.
-            (true, Some(pinged)) if self.machine.is_acknowledged() => {
+            (true, Some(pinged), None) if taken => {
                 Some((self.heard + SILENCE).max(pinged + (SILENCE - PING)))
             }
             // One question at a time: a stalled agent would find a flood of them.
-            (true, Some(_)) => None,
+            (true, Some(_), None) => None,
         }
     }
 
-    fn give_sign(&mut self, reading: bool, now: Instant) -> Result<(), PipeError> {
+    fn give_sign(
+        &mut self,
+        cx: &mut Context<'_>,
+        reading: bool,
+        now: Instant,
+    ) -> Result<(), PipeError> {
         if !reading {
             self.signed = now;
             self.writing = frame::control(FrameKind::Pong, &[0; 8]).unwrap_or_default();
-        } else if self.pinged.is_none() {
-            self.pings += 1;
-            self.pinged = Some(now);
-            self.machine.send_ping(self.pings);
-        } else {
-            return Err(PipeError::Silent(SILENCE.as_secs()));
+            return Ok(());
+        }
+        let stuck = self.writing.has_remaining() || self.unflushed;
+        match &mut self.line {
+            _ if self.pinged.is_none() && !stuck => self.ping(),
+            Some(line) if line.is_calm() => {
+                line.seek(self.heard);
+                cx.waker().wake_by_ref();
+            }
+            Some(_) => return self.lose(cx, PipeError::Silent(GONE.as_secs())),
+            None => return Err(PipeError::Silent(SILENCE.as_secs())),
         }
         Ok(())
+    }
+
+    fn ping(&mut self) {
+        self.pings += 1;
+        self.pinged = Some(Instant::now());
+        self.machine.send_ping(self.pings);
     }
 
     /// Says `Close` and ends TLS; what the agent still sends is dropped. Bounded, best effort: the
     /// pipe is over either way.
     pub async fn farewell(mut self, reason: CloseReason) {
+        self.line = None;
         self.machine.send_close(Close {
             reason,
             message: None,
@@ -226,35 +347,53 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             std::future::poll_fn(|cx| self.poll_transmit(cx))
                 .await
                 .ok()?;
-            self.stream.shutdown().await.ok()
+            self.stream.as_mut()?.shutdown().await.ok()
         };
         let _ended = tokio::time::timeout(FAREWELL, end).await;
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeError>> {
+        match ready!(self.poll_read(cx)) {
+            Ok(()) => {}
+            Err(error) => {
+                self.lose(cx, PipeError::Lost(error))?;
+                return Poll::Pending;
+            }
+        }
+        self.heard = Instant::now();
+        self.pinged = None;
+        if let Some(line) = &mut self.line {
+            line.calm();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Pending;
+        };
         if self.received.capacity() - self.received.len() < SPARE {
             self.received.reserve(READ);
         }
         let mut filled = false;
         while self.received.len() < READ && self.received.len() < self.received.capacity() {
-            let read = pin!(self.stream.read_buf(&mut self.received)).poll(cx);
+            let read = pin!(stream.read_buf(&mut self.received)).poll(cx);
             match read {
-                Poll::Ready(Ok(0)) if filled => break,
+                // What came before the end is handed on first; the end shows again.
+                Poll::Ready(Ok(0) | Err(_)) if filled => break,
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(PipeError::Lost(io::ErrorKind::UnexpectedEof.into())));
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
                 Poll::Ready(Ok(_)) => filled = true,
-                Poll::Ready(Err(_)) if filled => break,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(PipeError::Lost(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => break,
             }
         }
         if filled {
-            self.heard = Instant::now();
-            self.pinged = None;
-            return Poll::Ready(Ok(()));
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
         }
-        Poll::Pending
     }
 }
 

@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::SshError;
 use super::host_key::{CERTIFICATES, Trust};
 use crate::gateway::{Gateway, Membership, Opened, Request};
+use crate::pipe::outage::Away;
 use crate::pipe::{self, Outcome, PipeError};
 
 /// What russh may write before the pipe takes it: above the sum of the windows that the agent
@@ -140,6 +141,11 @@ impl Link {
         &self.granted
     }
 
+    /// Tells whether the network is lost.
+    pub fn away(&self) -> watch::Receiver<Away> {
+        self.gateway.away()
+    }
+
     /// What further pipes of this session need.
     pub fn membership(&self) -> &Membership {
         &self.membership
@@ -200,6 +206,10 @@ impl Link {
             seen,
             ..
         } = self;
+        if gateway.away().borrow().since.is_some() {
+            // Nobody hears a farewell: the agent ends the session once its time is over.
+            return Ok(());
+        }
         // Best effort: a connection that is gone needs no farewell.
         let _gone = handle.disconnect(Disconnect::ByApplication, "", "").await;
         drop(handle);

@@ -15,6 +15,7 @@ use super::SshError;
 use super::agent::Lender;
 use super::escape::{self, Command, Escapes};
 use super::link::{Inbound, Link};
+use super::status::{Impatience, StatusLine};
 use super::terminal::Size;
 
 /// Bytes taken from the local input at once.
@@ -116,11 +117,13 @@ where
         typed,
     } = streams;
     let (help, helped) = mpsc::channel(1);
-    let listen = listen(reader, expected, output, error, helped);
+    let status = typed.then(|| StatusLine::new(link.away()));
+    let person = typed.then(|| Impatience::new(link.away()));
+    let listen = listen(reader, expected, output, error, helped, status);
     let lender = job.lend_agent.map(Lender::new);
     tokio::select! {
         ended = listen => ended,
-        left = feed(input, &writer, typed, help) => left,
+        left = feed(input, &writer, person, help) => left,
         left = obey(control, &writer) => left,
         never = lend(link.inbound(), lender) => never,
     }
@@ -172,6 +175,7 @@ async fn listen<O, E>(
     mut output: O,
     mut error: E,
     mut help: mpsc::Receiver<()>,
+    mut away: Option<StatusLine>,
 ) -> Result<Status, SshError>
 where
     O: AsyncWrite + Unpin,
@@ -183,6 +187,11 @@ where
             message = reader.wait() => message,
             Some(()) = help.recv() => {
                 error.write_all(escape::HELP).await.map_err(|e| local("the terminal failed", e))?;
+                error.flush().await.map_err(|e| local("the terminal failed", e))?;
+                continue;
+            }
+            line = told(&mut away) => {
+                error.write_all(line.as_bytes()).await.map_err(|e| local("the terminal failed", e))?;
                 error.flush().await.map_err(|e| local("the terminal failed", e))?;
                 continue;
             }
@@ -232,6 +241,14 @@ where
     status.ok_or_else(|| SshError::Protocol("the session ended without an exit status".to_owned()))
 }
 
+/// What the status line says next; nothing for ever where there is none.
+async fn told(status: &mut Option<StatusLine>) -> String {
+    match status {
+        Some(status) => status.next().await,
+        None => pending().await,
+    }
+}
+
 /// A refused start is an error; a refused extra is told and lived without, as `ssh` does.
 async fn refused<E: AsyncWrite + Unpin>(
     asked: Option<Asked>,
@@ -259,10 +276,10 @@ async fn refused<E: AsyncWrite + Unpin>(
 async fn feed<I: AsyncRead + Unpin>(
     mut input: I,
     writer: &ChannelWriteHalf<Msg>,
-    typed: bool,
+    mut person: Option<Impatience>,
     help: mpsc::Sender<()>,
 ) -> Result<Status, SshError> {
-    let mut escapes = typed.then(Escapes::default);
+    let mut escapes = person.is_some().then(Escapes::default);
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ);
@@ -272,6 +289,11 @@ async fn feed<I: AsyncRead + Unpin>(
             // A target that is gone needs no end of file; `listen` tells why.
             let _gone = writer.eof().await;
             return pending().await;
+        }
+        if let Some(person) = &mut person
+            && person.gives_up(&buffer)
+        {
+            return Ok(Status::Left);
         }
         let bytes = match &mut escapes {
             None => buffer.split(),

@@ -264,6 +264,7 @@ async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
         session,
         pipe: pipe as u32,
         secret: HexSecret::new(&SECRET),
+        detach: 0,
         ends_at: 2_000_000_000,
         target: GrantedTarget {
             id: "i-0123456789abcdef0".parse().unwrap(),

@@ -131,6 +131,20 @@ pub enum Fact {
         /// What is left of its recordings.
         recordings: Vec<RecordingDigest>,
     },
+    /// A pipe lost its connection; it is kept for its client to resume.
+    PipeDetached {
+        /// Its number in the session.
+        pipe: u32,
+        /// How the connection was lost.
+        reason: String,
+    },
+    /// A pipe goes on on a new connection: the event's source is the new address.
+    PipeResumed {
+        /// Its number in the session.
+        pipe: u32,
+        /// Number of the client's attempt.
+        attempt: u64,
+    },
     /// A channel (shell, command, subsystem, forward) of an SSH session opened, or was refused.
     ChannelOpened {
         /// What it carries.

@@ -32,9 +32,9 @@ pub enum FrameKind {
     Pong = 8,
     /// The end of the pipe: JSON [`super::message::Close`].
     Close = 9,
-    /// Continues a pipe on a new connection. Reserved: its body comes with that feature.
+    /// Continues a pipe on a new connection: JSON [`super::resume::Resume`].
     Resume = 10,
-    /// Answers a `Resume`. Reserved likewise.
+    /// The answer that does: JSON [`super::resume::Resumed`].
     Resumed = 11,
 }
 

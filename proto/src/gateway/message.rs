@@ -64,8 +64,12 @@ pub struct Granted {
     pub session: SessionId,
     /// Number of this pipe in its session, from 0.
     pub pipe: u32,
-    /// 64 hex digits: proves ownership of the session for further pipes and resumes. Sent once.
+    /// 64 hex digits. With it the client resumes this pipe; that of a session's first pipe proves
+    /// ownership of the session for further ones. Sent once.
     pub secret: HexSecret,
+    /// Seconds for which the agent keeps the pipe without a connection; 0: not at all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub detach: u64,
     /// Seconds since 1970 when the grant ends.
     pub ends_at: i64,
     /// The target that was meant.
@@ -81,6 +85,14 @@ pub struct Granted {
     pub recorded: bool,
     /// The log's state that holds this grant's event.
     pub evidence: Witness,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A target as the agent knows it.

@@ -5,11 +5,15 @@
 //! were read into, up to a ceiling: at the ceiling [`Pipe::room`] is 0 and the caller stops
 //! reading its source. The driver feeds [`Piece`]s in and writes what
 //! [`Pipe::poll_transmit`] gives out.
+//!
+//! When the connection is lost, [`Pipe::cut`] forgets what belonged to it and [`Pipe::resume`]
+//! begins again at the byte that the other side has not got. Bytes that arrived are delivered by
+//! their receiver whatever happens to the connection, so they count as acknowledged then.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use super::frame::{self, FrameKind, HEADER, Piece};
@@ -53,6 +57,16 @@ pub enum Violation {
     /// More unanswered control frames than a working peer causes.
     #[error("flood of control frames")]
     Flood,
+    /// A resume at an offset that cannot be: acknowledged before it, or never sent.
+    #[error("resumes at {stated}, not within {acked} and {sent}")]
+    Resume {
+        /// The peer's claim.
+        stated: u64,
+        /// What it acknowledged before.
+        acked: u64,
+        /// What we sent.
+        sent: u64,
+    },
 }
 
 /// What arrived, for the driver's owner.
@@ -82,13 +96,19 @@ pub struct Pipe {
     skip: u64,
     ceiling: usize,
     eof_sent: bool,
-    // Receiving: `received` >= `consumed` >= `told`.
+    close: Option<Close>,
+    // Receiving: `received` >= `consumed`, and `told` is what the peer knows to be safe: what was
+    // consumed, or what had arrived at the last resume.
     received: u64,
     consumed: u64,
     told: u64,
     ack_due: Option<Instant>,
     eof_received: bool,
+    // The peer cannot know that its end of file arrived before the connection was cut.
+    eof_again: bool,
     control: VecDeque<Bytes>,
+    // Between `cut` and `resume`: nothing is given out.
+    parked: bool,
 }
 
 impl Pipe {
@@ -103,13 +123,51 @@ impl Pipe {
             skip: 0,
             ceiling,
             eof_sent: false,
+            close: None,
             received: 0,
             consumed: 0,
             told: 0,
             ack_due: None,
             eof_received: false,
+            eof_again: false,
             control: VecDeque::new(),
+            parked: false,
         }
+    }
+
+    /// The connection is gone, and frames that it had not delivered with it. Until
+    /// [`Pipe::resume`] nothing is given out; what is sent meanwhile is kept, within
+    /// [`Pipe::room`].
+    pub fn cut(&mut self) {
+        self.control.clear();
+        self.ack_due = None;
+        self.unsent = self.replay.len();
+        self.parked = true;
+    }
+
+    /// Goes on on a new connection, whose peer has got the first `theirs` bytes of ours and was
+    /// told [`Pipe::received`]. All after them is given out again, an end of file and a close too.
+    pub fn resume(&mut self, theirs: u64) -> Result<(), Violation> {
+        if theirs < self.acked || theirs > self.transmitted {
+            return Err(Violation::Resume {
+                stated: theirs,
+                acked: self.acked,
+                sent: self.transmitted,
+            });
+        }
+        self.cut();
+        self.acknowledge(theirs)?;
+        self.trim();
+        self.unsent = self.replay.len();
+        self.transmitted = theirs;
+        self.told = self.received;
+        self.eof_again = self.eof_received;
+        self.parked = false;
+        if self.eof_sent {
+            self.say_eof();
+        }
+        self.say_close();
+        Ok(())
     }
 
     /// How many more bytes may be sent before the peer acknowledges some.
@@ -154,24 +212,49 @@ impl Pipe {
     pub fn send_eof(&mut self) {
         if !self.eof_sent {
             self.eof_sent = true;
-            // Behind the data: the control queue waits for `unsent` frames (see poll_transmit).
+            self.say_eof();
+        }
+    }
+
+    /// The end of the pipe. The offsets of `close` are filled in here.
+    pub fn send_close(&mut self, close: Close) {
+        self.close = Some(close);
+        self.say_close();
+    }
+
+    /// Asks the peer for a sign of life.
+    pub fn send_ping(&mut self, token: u64) {
+        if !self.parked {
+            self.control
+                .extend(frame::control(FrameKind::Ping, &token.to_be_bytes()));
+        }
+    }
+
+    /// Gives a sign of life that wants no answer.
+    pub fn send_sign(&mut self) {
+        if !self.parked && self.control.is_empty() {
+            self.control
+                .extend(frame::control(FrameKind::Pong, &[0; 8]));
+        }
+    }
+
+    // Behind the data: the control queue waits for `unsent` frames (see poll_transmit).
+    fn say_eof(&mut self) {
+        if !self.parked {
             self.control
                 .extend(frame::control(FrameKind::Eof, &self.sent.to_be_bytes()));
         }
     }
 
-    /// The end of the pipe. The offsets of `close` are filled in here.
-    pub fn send_close(&mut self, mut close: Close) {
-        close.sent = self.sent;
-        close.received = self.received;
-        let body = serde_json::to_vec(&close).unwrap_or_default();
-        self.control.extend(frame::control(FrameKind::Close, &body));
-    }
-
-    /// Asks the peer for a sign of life.
-    pub fn send_ping(&mut self, token: u64) {
-        self.control
-            .extend(frame::control(FrameKind::Ping, &token.to_be_bytes()));
+    fn say_close(&mut self) {
+        if !self.parked
+            && let Some(close) = &mut self.close
+        {
+            close.sent = self.sent;
+            close.received = self.received;
+            let body = serde_json::to_vec(close).unwrap_or_default();
+            self.control.extend(frame::control(FrameKind::Close, &body));
+        }
     }
 
     /// Takes what the decoder found.
@@ -191,6 +274,10 @@ impl Pipe {
             }
             Piece::Frame(FrameKind::Eof, body) => {
                 let stated = number(FrameKind::Eof, &body)?;
+                if self.eof_again && stated == self.received {
+                    self.eof_again = false;
+                    return Ok(None);
+                }
                 if stated != self.received || self.eof_received {
                     return Err(Violation::Eof {
                         stated,
@@ -234,7 +321,10 @@ impl Pipe {
     /// The next bytes to write, or `None` when all is written. Acknowledgements come before
     /// data; end of file and close come after all data.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
-        let owed = self.consumed - self.told;
+        if self.parked {
+            return None;
+        }
+        let owed = self.consumed.saturating_sub(self.told);
         if owed >= ACK_BYTES || self.ack_due.is_some_and(|due| due <= now) {
             self.ack_due = None;
             self.told = self.consumed;
@@ -270,6 +360,24 @@ impl Pipe {
         }
         Ok(())
     }
+
+    /// Makes the first kept frame begin at the first byte that is not acknowledged.
+    fn trim(&mut self) {
+        let skip = usize::try_from(std::mem::take(&mut self.skip)).unwrap_or(usize::MAX);
+        if skip == 0 {
+            return;
+        }
+        if let Some(first) = self.replay.front_mut() {
+            let rest = first.get(HEADER + skip..).unwrap_or_default();
+            let mut buffer = BytesMut::with_capacity(HEADER + rest.len());
+            buffer.resize(HEADER, 0);
+            buffer.extend_from_slice(rest);
+            // Shorter than a frame that was one, and not empty: `skip` is less than its body.
+            if let Some(frame) = frame::data(buffer) {
+                *first = frame;
+            }
+        }
+    }
 }
 
 fn number(kind: FrameKind, body: &[u8]) -> Result<u64, Violation> {
@@ -284,7 +392,6 @@ fn number(kind: FrameKind, body: &[u8]) -> Result<u64, Violation> {
     reason = "any instant will do to start from"
 )]
 mod tests {
-    use bytes::BytesMut;
     use proptest::prelude::*;
 
     use super::*;
@@ -433,5 +540,202 @@ mod tests {
             prop_assert!(a.is_acknowledged());
             prop_assert!(a.replay.is_empty(), "an idle pipe holds nothing");
         }
+    }
+
+    /// One end with what it has to deliver, and the wire towards it.
+    struct End {
+        pipe: Pipe,
+        decoder: Decoder,
+        wire: BytesMut,
+        put: Vec<u8>,
+        got: Vec<u8>,
+        taken: usize,
+        eofs: usize,
+        close: Option<Close>,
+    }
+
+    impl End {
+        fn new() -> Self {
+            Self {
+                pipe: Pipe::new(1000),
+                decoder: Decoder::default(),
+                wire: BytesMut::new(),
+                put: Vec::new(),
+                got: Vec::new(),
+                taken: 0,
+                eofs: 0,
+                close: None,
+            }
+        }
+
+        fn send(&mut self, length: usize) {
+            let length = length.min(self.pipe.room());
+            if length > 0 && !self.pipe.eof_sent {
+                let body: Vec<u8> = (0..length)
+                    .map(|i| ((self.put.len() + i) % 251) as u8)
+                    .collect();
+                self.pipe.send(framed(&body));
+                self.put.extend_from_slice(&body);
+            }
+        }
+
+        /// Writes all to the other's wire, of which `length` bytes arrive.
+        fn talk(&mut self, to: &mut Self, length: usize, now: Instant) {
+            while let Some(bytes) = self.pipe.poll_transmit(now) {
+                to.wire.extend_from_slice(&bytes);
+            }
+            let mut arrived = to.wire.split_to(length.min(to.wire.len()));
+            // What the decoder leaves is part of a frame: it stays in front of the rest.
+            while let Some(piece) = to.decoder.next(&mut arrived).unwrap() {
+                match to.pipe.handle(piece).unwrap() {
+                    Some(Event::Data(bytes)) => to.got.extend_from_slice(&bytes),
+                    Some(Event::Eof) => to.eofs += 1,
+                    Some(Event::Closed(close)) => to.close = Some(close),
+                    Some(Event::Pong(_)) | None => {}
+                }
+            }
+            arrived.unsplit(to.wire.split());
+            to.wire = arrived;
+        }
+
+        /// Takes some of what arrived.
+        fn take(&mut self, length: usize, now: Instant) {
+            let length = length.min(self.got.len() - self.taken);
+            self.taken += length;
+            self.pipe.consume(length, now);
+        }
+
+        fn cut(&mut self) {
+            self.wire.clear();
+            self.decoder = Decoder::default();
+            self.pipe.cut();
+        }
+    }
+
+    fn reconnect(a: &mut End, b: &mut End) {
+        let (of_a, of_b) = (a.pipe.received(), b.pipe.received());
+        a.pipe.resume(of_b).unwrap();
+        b.pipe.resume(of_a).unwrap();
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Send(bool, usize),
+        Talk(bool, usize),
+        Take(bool, usize),
+        Eof(bool),
+        Ping(bool),
+        Cut,
+        Reconnect,
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (any::<bool>(), 1usize..400).prop_map(|(a, n)| Step::Send(a, n)),
+            6 => (any::<bool>(), 1usize..600).prop_map(|(a, n)| Step::Talk(a, n)),
+            4 => (any::<bool>(), 1usize..600).prop_map(|(a, n)| Step::Take(a, n)),
+            1 => any::<bool>().prop_map(Step::Eof),
+            1 => any::<bool>().prop_map(Step::Ping),
+            2 => Just(Step::Cut),
+            2 => Just(Step::Reconnect),
+            2 => (0u64..60).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_schedule_of_cuts_delivers_the_same_bytes_once(
+            steps in proptest::collection::vec(step(), 1..150)
+        ) {
+            let (mut a, mut b, mut now) = (End::new(), End::new(), Instant::now());
+            let mut cut = false;
+            for step in steps {
+                match step {
+                    Step::Send(true, n) => a.send(n),
+                    Step::Send(false, n) => b.send(n),
+                    Step::Talk(true, n) if !cut => a.talk(&mut b, n, now),
+                    Step::Talk(false, n) if !cut => b.talk(&mut a, n, now),
+                    Step::Talk(..) => {}
+                    Step::Take(true, n) => a.take(n, now),
+                    Step::Take(false, n) => b.take(n, now),
+                    Step::Eof(true) => a.pipe.send_eof(),
+                    Step::Eof(false) => b.pipe.send_eof(),
+                    Step::Ping(true) => a.pipe.send_ping(1),
+                    Step::Ping(false) => b.pipe.send_ping(1),
+                    Step::Cut => {
+                        cut = true;
+                        a.cut();
+                        b.cut();
+                    }
+                    Step::Reconnect => {
+                        // Also over a connection that is believed alive.
+                        a.cut();
+                        b.cut();
+                        reconnect(&mut a, &mut b);
+                        cut = false;
+                    }
+                    Step::Wait(ms) => now += Duration::from_millis(ms),
+                }
+                prop_assert!(a.pipe.sent() - a.pipe.acked <= 1000);
+                prop_assert!(b.pipe.sent() - b.pipe.acked <= 1000);
+                prop_assert!(a.put.starts_with(&b.got));
+                prop_assert!(b.put.starts_with(&a.got));
+            }
+            a.pipe.send_eof();
+            b.pipe.send_eof();
+            a.pipe.send_close(close());
+            // The close is lost once, with all before it that was on its way.
+            if !cut {
+                a.talk(&mut b, 40, now);
+            }
+            a.cut();
+            b.cut();
+            reconnect(&mut a, &mut b);
+            for _ in 0..3 {
+                a.talk(&mut b, usize::MAX, now);
+                b.talk(&mut a, usize::MAX, now);
+                a.take(usize::MAX, now);
+                b.take(usize::MAX, now);
+                now += ACK_DELAY;
+            }
+            prop_assert_eq!(&a.put, &b.got);
+            prop_assert_eq!(&b.put, &a.got);
+            prop_assert_eq!((a.eofs, b.eofs), (1, 1));
+            let close = b.close.expect("a close");
+            prop_assert_eq!((close.sent, close.exit_status), (a.put.len() as u64, Some(7)));
+            prop_assert!(a.pipe.is_acknowledged() && b.pipe.is_acknowledged());
+            prop_assert!(a.pipe.replay.is_empty() && b.pipe.replay.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_resume_where_nothing_can_be_is_a_violation() {
+        let (mut a, mut b, now) = (Pipe::new(1000), Pipe::new(1000), Instant::now());
+        a.send(framed(b"taken"));
+        carry(&mut a, &mut b, now).unwrap();
+        carry(&mut b, &mut a, now + ACK_DELAY).unwrap();
+        a.send(framed(b"not sent yet"));
+        a.cut();
+        for stated in [4, 6] {
+            let violation = Violation::Resume {
+                stated,
+                acked: 5,
+                sent: 5,
+            };
+            assert_eq!(a.resume(stated), Err(violation));
+        }
+        assert_eq!(a.resume(5), Ok(()));
+    }
+
+    #[test]
+    fn a_second_end_of_file_is_a_violation_unless_the_pipe_was_cut_in_between() {
+        let eof = Piece::Frame(FrameKind::Eof, Bytes::copy_from_slice(&0u64.to_be_bytes()));
+        let mut a = Pipe::new(100);
+        assert_eq!(a.handle(eof.clone()), Ok(Some(Event::Eof)));
+        assert!(a.handle(eof.clone()).is_err());
+        a.resume(0).unwrap();
+        assert_eq!(a.handle(eof.clone()), Ok(None));
+        assert!(a.handle(eof).is_err());
     }
 }

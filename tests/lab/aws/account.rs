@@ -279,6 +279,17 @@ impl Account {
         }
     }
 
+    /// Ends all sessions of a user.
+    pub(crate) fn expire_all(&mut self, user: &str, now: OffsetDateTime) {
+        for key in self.keys.values_mut() {
+            if matches!(&key.identity, Identity::User { name, .. } if name == user)
+                && let Some(session) = &mut key.session
+            {
+                session.expires = now;
+            }
+        }
+    }
+
     /// IAM stores users and roles by unique id, so that a recreated one is somebody else, and refuses unknown ones.
     fn resolve_principal(&self, principal: &str) -> Result<String, MalformedPolicy> {
         let account_root = format!("arn:aws:iam::{}:root", self.id);

@@ -2,8 +2,11 @@ use std::os::unix::fs::FileExt as _;
 
 use postern_proto::audit::event::{Channel, FileOperation};
 use postern_proto::audit::layout::push_entry;
+use postern_proto::audit::note::LogSigner;
 use postern_proto::audit::ocsf::{self, Place};
 use postern_proto::audit::witness::{self, WitnessError};
+
+use secrecy::ExposeSecret as _;
 
 use super::super::log::Log;
 use super::*;
@@ -183,7 +186,7 @@ async fn a_log_that_does_not_reproduce_its_checkpoint_is_refused_and_left_as_it_
     let whole = files(folder.path());
     for path in [
         "tile/entries/000",
-        "tile/entries/001.p/26",
+        "tile/entries/001.p/growing",
         "tile/0/000",
         "tile/0/001.p/26",
         "tile/1/000.p/1",
@@ -191,7 +194,6 @@ async fn a_log_that_does_not_reproduce_its_checkpoint_is_refused_and_left_as_it_
     ] {
         let path = folder.path().join(path);
         let good = std::fs::read(&path).unwrap();
-        // The growing file is the same file under another name.
         let changes: [&dyn Fn(&mut Vec<u8>); 2] = [
             &|bytes| {
                 let middle = bytes.len() / 2;
@@ -218,7 +220,7 @@ async fn a_log_that_does_not_reproduce_its_checkpoint_is_refused_and_left_as_it_
     assert!(matches!(
         Evidence::open(settings.clone()),
         Err(OpenError::Log {
-            error: recover::LogError::NoCheckpoint,
+            error: LogError::NoCheckpoint,
             ..
         })
     ));
@@ -226,6 +228,63 @@ async fn a_log_that_does_not_reproduce_its_checkpoint_is_refused_and_left_as_it_
         std::fs::write(path, bytes).unwrap();
     }
     Evidence::open(settings).unwrap();
+}
+
+#[tokio::test]
+async fn a_partial_bundle_holds_what_its_name_says_and_never_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, identity) = settings(folder.path());
+    let (evidence, _) = Evidence::open(settings).unwrap();
+    let partial = |width: u64| folder.path().join(format!("tile/entries/000.p/{width}"));
+    let mut seen = Vec::new();
+    for number in 0..40 {
+        evidence.append(granted(number)).await.unwrap();
+        let checkpoint = evidence.checkpoint();
+        let width: u64 = checkpoint.lines().nth(1).unwrap().parse().unwrap();
+        let bytes = std::fs::read(partial(width)).unwrap();
+        let (entries, taken) = postern_proto::audit::layout::split_entries(&bytes);
+        assert_eq!((entries.len() as u64, taken), (width, bytes.len()));
+        seen.push((width, bytes));
+    }
+    // Whoever holds an older checkpoint finds its files until the full ones are there.
+    for (width, bytes) in &seen {
+        assert_eq!(&std::fs::read(partial(*width)).unwrap(), bytes, "{width}");
+        let tile = folder.path().join(format!("tile/0/000.p/{width}"));
+        assert_eq!(std::fs::read(tile).unwrap().len() as u64, 32 * width);
+    }
+    for number in 40..270 {
+        evidence.append(granted(number)).await.unwrap();
+    }
+    assert!(!folder.path().join("tile/entries/000.p").exists());
+    assert!(!folder.path().join("tile/0/000.p").exists());
+    stop(evidence).await;
+    assert_eq!(report(folder.path(), &identity).faults, []);
+}
+
+#[tokio::test]
+async fn a_partial_bundle_that_a_power_cut_tore_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, identity) = store(folder.path(), 5).await;
+    let checkpoint = std::fs::read_to_string(folder.path().join("checkpoint")).unwrap();
+    let size = checkpoint.lines().nth(1).unwrap();
+    let partial = folder.path().join(format!("tile/entries/000.p/{size}"));
+    let whole = std::fs::read(&partial).unwrap();
+    for torn in [&whole[..0], &whole[..whole.len() / 2]] {
+        std::fs::write(&partial, torn).unwrap();
+        let signers = [LogSigner::new(&agent(), key(SEED[0]).0.expose_secret()).unwrap()];
+        let entries = recover::inspect(folder.path(), &agent(), &signers).unwrap();
+        assert_eq!(entries.unwrap().to_string(), size);
+        assert_eq!(
+            std::fs::read(&partial).unwrap(),
+            torn,
+            "looking changes nothing"
+        );
+        drop(recover::open(folder.path(), &agent(), signers.into()).unwrap());
+        assert_eq!(std::fs::read(&partial).unwrap(), whole);
+    }
+    let (evidence, _) = Evidence::open(settings).unwrap();
+    stop(evidence).await;
+    assert_eq!(report(folder.path(), &identity).faults, []);
 }
 
 #[tokio::test]

@@ -33,6 +33,53 @@ async fn a_policy_change_ends_a_session_that_it_no_longer_allows() {
 }
 
 #[tokio::test]
+async fn a_denied_user_loses_running_sessions_and_others_keep_theirs() {
+    let agent = Agent::start().await;
+    let (mut alice, _target) = tunnel(&agent).await;
+    let listener = agent.listen().await;
+    let mut bob = agent.connect("bobby").await;
+    bob.open(&open(5432)).await;
+    let (mut target, _) = listener.accept().await.unwrap();
+    bob.granted().await;
+
+    *agent.barred.lock().unwrap() = Some(principal("alice").principal().key());
+    agent.changes.send_modify(|count| *count += 1);
+    let close = alice.closed().await;
+    assert_eq!(close.reason, CloseReason::Policy);
+    assert_eq!(
+        close.message.unwrap(),
+        "you may not come in any more: this user is denied"
+    );
+    target.write_all(b"still here").await.unwrap();
+    assert_eq!(bob.data(10).await, b"still here");
+    drop(bob);
+    agent.stopped().await;
+}
+
+#[tokio::test]
+async fn an_enrolment_that_comes_to_nothing_counts_as_a_failure_of_its_source() {
+    let agent = Agent::start().await;
+    drop(agent.tls("alice", b"postern-enroll/1").await.unwrap());
+    let kinds = eventually(|| {
+        // What the keeper does each minute; nothing is written while nothing was noted.
+        agent.core.each_minute();
+        agent
+            .events()
+            .into_iter()
+            .find_map(|event| match event.fact {
+                Fact::Unauthenticated { count, kinds } => {
+                    assert_eq!((count, event.source.as_deref()), (1, Some("127.0.0.1")));
+                    Some(kinds)
+                }
+                _ => None,
+            })
+    })
+    .await;
+    assert_eq!(kinds, ["broken enrolment"]);
+    agent.stopped().await;
+}
+
+#[tokio::test]
 async fn failed_evidence_ends_everything_and_opens_nothing() {
     let agent = Agent::start().await;
     let (mut client, mut target) = tunnel(&agent).await;
@@ -53,7 +100,7 @@ async fn failed_evidence_ends_everything_and_opens_nothing() {
 
 #[tokio::test]
 async fn a_cut_connection_is_a_lost_network_and_not_an_end_of_file() {
-    let agent = Agent::start().await;
+    let agent = Agent::with(Knobs::without_resume()).await;
     let (client, _target) = tunnel(&agent).await;
     let (tcp, _) = client.stream.into_inner();
     drop(tcp);
@@ -65,7 +112,7 @@ async fn a_cut_connection_is_a_lost_network_and_not_an_end_of_file() {
 
 #[tokio::test]
 async fn an_orderly_end_of_tls_without_close_is_a_lost_network_too() {
-    let agent = Agent::start().await;
+    let agent = Agent::with(Knobs::without_resume()).await;
     let (mut client, _target) = tunnel(&agent).await;
     client.stream.shutdown().await.unwrap();
     let (_, message, ..) = agent.closed().await;

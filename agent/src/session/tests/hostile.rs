@@ -87,7 +87,8 @@ async fn what_is_not_an_open_gets_one_answer() {
         (&[1, 0, 0x40, 1], "at most 16384 allowed"),
         (&[4, 0, 0, 1, 0], "Data frame before Open"),
         (&[1, 0, 0, 2, b'{', b'}'], "malformed Open"),
-        (&[10, 0, 0, 0], "Resume frame before Open"),
+        (&[10, 0, 0, 2, b'{', b'}'], "malformed Resume"),
+        (&[11, 0, 0, 0], "Resumed frame before Open"),
     ] {
         let mut client = agent.connect("alice").await;
         client.send(frame).await;

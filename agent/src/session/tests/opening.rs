@@ -69,7 +69,7 @@ async fn tunnels_to_ssh_are_refused_before_policy_is_asked() {
 
 #[tokio::test]
 async fn early_data_reaches_nobody_before_the_grant_and_nobody_at_all_after_a_denial() {
-    let agent = Agent::start().await;
+    let agent = Agent::with(Knobs::without_resume()).await;
     let listener = agent.listen().await;
     agent.hold.send_replace(true);
     let mut client = agent.connect("alice").await;

@@ -84,6 +84,8 @@ fn kind(fact: &Fact, access: Option<&Access>) -> Kind {
         Fact::SessionDenied { access, .. } => opened(access, false),
         Fact::SessionClosed { .. } => ended(2, true),
         Fact::SessionInterrupted { .. } => ended(3, false),
+        Fact::PipeDetached { .. } => Kind(class(access), OTHER, false),
+        Fact::PipeResumed { .. } => Kind(class(access), OTHER, true),
         Fact::ChannelOpened {
             refused: Some(_), ..
         } => Kind(SSH, 5, false),
@@ -256,6 +258,7 @@ fn details(fact: &Fact) -> Vec<(&'static str, Value)> {
             ("status_detail", "interrupted".into()),
             ("observables", observables(recordings)),
         ],
+        Fact::PipeDetached { reason, .. } => vec![("status_detail", reason.as_str().into())],
         Fact::RecordingProgressed { recording } => {
             vec![("observables", observables(std::slice::from_ref(recording)))]
         }

@@ -46,7 +46,7 @@ pub(super) fn check(
         roots: BTreeMap::new(),
         wanted: BTreeSet::new(),
         numbered: true,
-        endless: BTreeSet::new(),
+        open: BTreeSet::new(),
         trust,
     };
     // The size is believed only to know what to read; the signature decides in the end, since a
@@ -109,7 +109,9 @@ struct Walk<'a> {
     roots: BTreeMap<u64, Hash>,
     wanted: BTreeSet<u64>,
     numbered: bool,
-    endless: BTreeSet<SessionId>,
+    /// Sessions without an end so far, those already named left out: each start of the agent
+    /// looks at these alone.
+    open: BTreeSet<SessionId>,
     trust: &'a Trust<'a>,
 }
 
@@ -211,6 +213,7 @@ impl Walk<'_> {
             (Fact::SessionGranted { .. }, Some(session)) => {
                 let open = (entry, SessionState::Open);
                 self.facts.sessions.insert(session, open);
+                self.open.insert(session);
             }
             (Fact::SessionClosed { recordings, .. }, Some(session)) => {
                 self.ended(entry, session, SessionState::Closed, report);
@@ -248,12 +251,18 @@ impl Walk<'_> {
     /// No session lives through a start of the agent: those that were open are named, and end
     /// with an event of their own right after.
     fn restarted(&mut self, entry: u64, interrupted: &[SessionId], report: &mut Report) {
-        for (session, (granted, state)) in &self.facts.sessions {
-            let open = *state == SessionState::Open && !interrupted.contains(session);
-            if open && self.endless.insert(*session) {
+        let interrupted: BTreeSet<_> = interrupted.iter().copied().collect();
+        let left: BTreeSet<_> = self.open.intersection(&interrupted).copied().collect();
+        for session in std::mem::replace(&mut self.open, left) {
+            let granted = self
+                .facts
+                .sessions
+                .get(&session)
+                .map(|(granted, _)| *granted);
+            if let (false, Some(granted)) = (interrupted.contains(&session), granted) {
                 report.faults.push(Fault::SessionWithoutEnd {
-                    session: *session,
-                    granted: *granted,
+                    session,
+                    granted,
                     restarted: entry,
                 });
             }
@@ -262,7 +271,10 @@ impl Walk<'_> {
 
     fn ended(&mut self, entry: u64, session: SessionId, how: SessionState, report: &mut Report) {
         match self.facts.sessions.get_mut(&session) {
-            Some((_, state)) if *state == SessionState::Open => *state = how,
+            Some((_, state)) if *state == SessionState::Open => {
+                *state = how;
+                self.open.remove(&session);
+            }
             _ => report
                 .faults
                 .push(Fault::EndWithoutSession { session, entry }),

@@ -1,0 +1,141 @@
+//! The line that tells of a lost network, on a terminal that belongs to a program on the target:
+//! the last one, with the cursor put back where it was.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::pipe::outage::Away;
+
+/// What a person need not know.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+/// How often the seconds are counted.
+const TICK: Duration = Duration::from_secs(1);
+/// Ctrl-C on a raw terminal.
+const INTERRUPT: u8 = 3;
+
+/// What to write on the terminal, and when.
+pub(super) struct StatusLine {
+    away: watch::Receiver<Away>,
+    shown: bool,
+    gone: bool,
+}
+
+impl StatusLine {
+    pub(super) fn new(away: watch::Receiver<Away>) -> Self {
+        Self {
+            away,
+            shown: false,
+            gone: false,
+        }
+    }
+
+    /// Waits until the line is to be written, again or away. Cancel-safe.
+    pub(super) async fn next(&mut self) -> String {
+        loop {
+            let since = self.away.borrow_and_update().since;
+            match since {
+                None if self.shown => {
+                    self.shown = false;
+                    return clear();
+                }
+                Some(since) if since.elapsed() >= WORTH_TELLING && !self.gone => {
+                    self.gone = true;
+                    self.shown = true;
+                    return line(since);
+                }
+                _ => {}
+            }
+            let changed = self.away.changed();
+            let ended = match since {
+                None => changed.await.is_err(),
+                Some(_) => match tokio::time::timeout(TICK, changed).await {
+                    Ok(changed) => changed.is_err(),
+                    Err(_) => false,
+                },
+            };
+            if ended {
+                return std::future::pending().await;
+            }
+            self.gone = false;
+        }
+    }
+}
+
+fn line(since: Instant) -> String {
+    let seconds = since.elapsed().as_secs();
+    format!(
+        "\x1b7\x1b[999;1H\x1b[7m network lost, {seconds} s; Ctrl-C twice to give up \x1b[0m\x1b[K\x1b8"
+    )
+}
+
+fn clear() -> String {
+    "\x1b7\x1b[999;1H\x1b[2K\x1b8".to_owned()
+}
+
+/// Counts Ctrl-C while the network is lost.
+pub(super) struct Impatience {
+    away: watch::Receiver<Away>,
+    since: Option<Instant>,
+    count: usize,
+}
+
+impl Impatience {
+    pub(super) fn new(away: watch::Receiver<Away>) -> Self {
+        Self {
+            away,
+            since: None,
+            count: 0,
+        }
+    }
+
+    /// Whether the person gives up with what was typed now: the second Ctrl-C in one outage.
+    pub(super) fn gives_up(&mut self, typed: &[u8]) -> bool {
+        let since = self.away.borrow().since;
+        if since != self.since {
+            (self.since, self.count) = (since, 0);
+        }
+        if since.is_some() {
+            self.count += typed.iter().filter(|byte| **byte == INTERRUPT).count();
+        }
+        self.count >= 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipe::outage::Outages;
+
+    #[tokio::test]
+    async fn the_line_counts_while_the_network_is_lost_and_goes_with_it() {
+        let outages = Outages::new();
+        let mut status = StatusLine::new(outages.watch());
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(12)).unwrap();
+        let outage = outages.begin(long_ago);
+        let told = status.next().await;
+        assert!(
+            told.contains("network lost, 12 s; Ctrl-C twice to give up"),
+            "{told}"
+        );
+        assert!(status.next().await.contains("network lost"));
+        drop(outage);
+        assert_eq!(status.next().await, clear());
+        assert!(futures_util::poll!(std::pin::pin!(status.next())).is_pending());
+    }
+
+    #[test]
+    fn only_two_interrupts_in_one_outage_give_up() {
+        let outages = Outages::new();
+        let mut person = Impatience::new(outages.watch());
+        assert!(!person.gives_up(b"\x03\x03\x03"), "they are the target's");
+        let now = Instant::now();
+        let outage = outages.begin(now);
+        assert!(!person.gives_up(b"ls\x03"));
+        drop(outage);
+        assert!(!person.gives_up(b"\x03"));
+        let _outage = outages.begin(now + Duration::from_secs(1));
+        assert!(!person.gives_up(b"\x03"));
+        assert!(person.gives_up(b"\x03"));
+    }
+}
