@@ -270,7 +270,8 @@ pub struct LimitSettings {
     pub pipes_per_principal: usize,
     /// Sessions of one principal. Default 128.
     pub sessions_per_principal: usize,
-    /// How long running sessions have to end after SIGTERM. Default `30s`.
+    /// How long running sessions have to end by themselves after SIGTERM, before they are ended.
+    /// Default `30s`.
     #[serde(with = "units::duration")]
     pub drain: Duration,
 }

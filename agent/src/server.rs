@@ -25,6 +25,8 @@ const ENROLLMENT: Duration = Duration::from_secs(60);
 /// How long the loop waits when the system has no descriptor left: any connection that ends
 /// frees one.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// How long a session that was ordered to end has to close its recordings and say so.
+const ORDERED: Duration = Duration::from_secs(5);
 /// How long unacknowledged bytes, or a closed window, may go without a sign of the peer's kernel.
 const SILENT_KERNEL: Duration = Duration::from_secs(120);
 
@@ -34,13 +36,13 @@ pub(crate) struct Server {
     pub(crate) tls: Arc<TlsSettings>,
     pub(crate) enroll: EnrollServe,
     pub(crate) http: http::Api,
-    /// How long sessions have to end after the order.
+    /// How long sessions have to end by themselves.
     pub(crate) drain: Duration,
 }
 
 impl Server {
-    /// Serves until `shutdown`, then drains: accepts nothing more, tells sessions, waits for them
-    /// until the deadline and drops what is left.
+    /// Serves until `shutdown`, then drains: accepts nothing more, tells sessions, gives them time to
+    /// end by themselves, orders the rest to, and drops what is left.
     pub(crate) async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let keeper_stop = CancellationToken::new();
         let keeper = tokio::spawn(Keeper::new(self.core.clone()).run(keeper_stop.clone()));
@@ -53,13 +55,20 @@ impl Server {
 
         let core = &server.core;
         core.drain.cancel();
+        let left = format!(
+            "the agent is shutting down: this session ends in {} s",
+            server.drain.as_secs()
+        );
+        core.sessions.tell_all(&left.into());
+        tracing::info!(sessions = core.sessions.len(), "draining");
+        core.tasks.close();
+        // Whoever is done by then has lost nothing.
+        let done = timeout(server.drain, core.tasks.wait()).await;
         core.sessions.end_all(&Ending {
             reason: CloseReason::Draining,
             message: Some("the agent is shutting down".to_owned()),
         });
-        tracing::info!(sessions = core.sessions.len(), "draining");
-        core.tasks.close();
-        if timeout(server.drain, core.tasks.wait()).await.is_err() {
+        if done.is_err() && timeout(ORDERED, core.tasks.wait()).await.is_err() {
             tracing::warn!(
                 sessions = core.sessions.len(),
                 "the drain deadline is over: what is left is cut"

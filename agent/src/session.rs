@@ -225,6 +225,11 @@ impl Session {
         self.notice.subscribe()
     }
 
+    /// Tells people at a terminal something that they should know now.
+    pub(crate) fn tell(&self, words: &Arc<str>) {
+        self.notice.send_replace(Some(Arc::clone(words)));
+    }
+
     /// Orders the end that `error` asks for.
     pub(crate) fn end_for(&self, error: &EvidenceError) {
         let reason = match error {

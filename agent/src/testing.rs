@@ -218,7 +218,7 @@ impl Default for Knobs {
                 detach: Duration::from_secs(3600),
                 linger: Duration::ZERO,
             },
-            drain: Duration::from_secs(10),
+            drain: Duration::from_millis(100),
             patience: Patience {
                 farewell: Duration::from_secs(1),
                 ..Patience::default()

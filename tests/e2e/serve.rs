@@ -67,7 +67,8 @@ impl Served {
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        assert!(ended.expect("it ends").unwrap().success());
+        let status = ended.expect("it ends").unwrap();
+        assert!(status.success(), "`lab --serve` ended with {status}");
     }
 }
 

@@ -160,6 +160,8 @@ impl AgentSetup<'_> {
         };
         let mut settings = text;
         let mut set = |path: &str, value: toml::Value| insert(&mut settings, path, value);
+        // A lab that ends should not keep its user waiting.
+        set("limits.drain", "1s".into())?;
         set("listen", address.to_string().into())?;
         set("health_listen", health.to_string().into())?;
         set("state", "state".into())?;

@@ -270,3 +270,6 @@ fn internal(error: &dyn std::fmt::Display) -> NotReached {
 fn unix_ms() -> i64 {
     i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

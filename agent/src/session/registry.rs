@@ -67,6 +67,13 @@ impl Registry {
         self.lock().len()
     }
 
+    /// Tells the people of every session.
+    pub(crate) fn tell_all(&self, words: &Arc<str>) {
+        for session in self.all() {
+            session.tell(words);
+        }
+    }
+
     /// Orders every session to end.
     pub(crate) fn end_all(&self, ending: &Ending) {
         for session in self.all() {

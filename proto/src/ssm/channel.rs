@@ -9,6 +9,7 @@
 //! what can be handed on. While [`DataChannel::wants_message`] is false, stop reading the socket:
 //! that is all the back-pressure that the peers understand.
 
+mod config;
 mod event;
 mod handshake;
 mod ids;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thiserror::Error;
 
+pub use config::Config;
 pub use event::{
     CloseReason, Closed, Event, KeyOffer, KeyRequest, Opened, Session, encryption_context,
 };
@@ -34,7 +36,7 @@ use super::Role;
 use super::crypt::Cipher;
 use super::message::{MessageError, MessageId, MessageKind};
 use super::payload::{PayloadError, SecretText, TerminalSize};
-use super::reliable::{AckError, Limits, ReceiveQueue, SendQueue};
+use super::reliable::{AckError, ReceiveQueue, SendQueue};
 use super::version::AgentFeatures;
 
 /// The payload that both programs send at most, and so what every path lets through (plugin and
@@ -50,47 +52,6 @@ const ACK_LIMIT: usize = 4096;
 const PADDED_RESENDS: u32 = 2;
 /// Acknowledged bytes after which messages may be longer again.
 const GROW_AFTER: usize = 1024 * 1024;
-
-/// What a channel is made with.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// 32 random bytes, for this channel alone.
-    pub seed: Seed,
-    /// What to call oneself: four numbers, on which the other side decides how to speak
-    /// ([`super::CLIENT_VERSION`], [`super::AGENT_VERSION`]).
-    pub version: String,
-    /// Client: a UUID, the same for all its connections. SSM Agent: its instance id.
-    pub id: String,
-    /// Bytes of data in one message at most. A client uses more than [`LEAST_PAYLOAD`] only after
-    /// the path let such a message through: it pads its handshake response to that length, which
-    /// is harmless to lose and to repeat without the padding.
-    pub payload: usize,
-    /// Of the queues in either direction.
-    pub limits: Limits,
-    /// Bytes of events above which no more messages are wanted; twice that is never exceeded.
-    pub event_bytes: usize,
-    /// From a connection, or from the last step of a handshake, to the next.
-    pub handshake_time: Duration,
-    /// How long unacknowledged messages and silence are borne while connected. The plugin gives
-    /// up after 3,000 resends, which are five minutes.
-    pub silence: Duration,
-}
-
-impl Config {
-    /// The ordinary settings. `id` as in [`Config::id`].
-    pub fn new(seed: Seed, version: &str, id: &str) -> Self {
-        Self {
-            seed,
-            version: version.into(),
-            id: id.into(),
-            payload: 16 * 1024,
-            limits: Limits::default(),
-            event_bytes: 1024 * 1024,
-            handshake_time: Duration::from_secs(30),
-            silence: Duration::from_secs(300),
-        }
-    }
-}
 
 /// What goes over the WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -278,15 +239,19 @@ impl DataChannel {
         self.event_bytes < self.config.event_bytes && self.acks.len() < ACK_LIMIT
     }
 
-    /// Bytes of data that [`Self::write`] would take now.
+    /// Bytes of data that [`Self::write`] would take now: whole messages, as long as something is
+    /// in flight, so that the end of a window is not filled with tiny ones.
     pub fn room(&self) -> usize {
         if self.state != State::Open {
             return 0;
         }
-        let message = super::message::OVERHEAD + self.overhead();
+        let overhead = super::message::OVERHEAD + self.overhead();
         let room = self.send.room();
-        let whole = room / (self.payload + message) * self.payload;
-        whole + (room % (self.payload + message)).saturating_sub(message)
+        let message = self.payload + overhead;
+        match room / message {
+            0 if self.send.is_empty() => room.saturating_sub(overhead),
+            whole => whole * self.payload,
+        }
     }
 
     /// Bytes of data in one message at present.

@@ -4,11 +4,13 @@
 //! there), written field for field as they write.
 
 pub mod handshake;
+mod opening;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+
+pub use opening::{OpenDataChannel, SecretText};
 
 use super::message::{MessageId, MessageKind};
 
@@ -123,63 +125,6 @@ pub(super) fn from_json<'a, T: Deserialize<'a>>(
 /// JSON of a type whose serialisation cannot fail: plain fields, string keys.
 pub(super) fn to_json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
-}
-
-/// A text that opens something: never printed, wiped.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SecretText(String);
-
-impl SecretText {
-    /// Takes the text.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SecretText(…)")
-    }
-}
-
-/// The first message on every connection, a text frame; it makes the channel live and has no
-/// answer (plugin `service/model.go`, SSM Agent `session/service/messagebody.go`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct OpenDataChannel {
-    /// `1.0`.
-    pub message_schema_version: String,
-    /// A fresh UUID.
-    pub request_id: String,
-    /// The token of StartSession or ResumeSession; the SSM Agent's of CreateDataChannel.
-    pub token_value: SecretText,
-    /// SSM Agent only: its instance id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_instance_id: Option<String>,
-    /// A UUID that stays the same for all connections of a client; empty from the SSM Agent.
-    #[serde(default)]
-    pub client_id: String,
-    /// Newer clients only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_version: Option<String>,
-}
-
-impl OpenDataChannel {
-    /// Reads the text frame.
-    pub fn from_text(text: &str) -> Result<Self, PayloadError> {
-        from_json("open data channel", text.as_bytes())
-    }
-
-    /// The text frame.
-    pub fn to_text(&self) -> SecretText {
-        SecretText(serde_json::to_string(self).unwrap_or_default())
-    }
 }
 
 /// What a receiver uses of an acknowledgement. As with the SSM Agent that is the number alone:
@@ -397,20 +342,6 @@ mod tests {
             assert_eq!(exit_code(wrong), Err(PayloadError::ExitCode));
         }
         assert_eq!(exit_code_payload(5), "EXIT_CODE: 5");
-    }
-
-    #[test]
-    fn a_token_is_never_printed() {
-        let open = OpenDataChannel {
-            message_schema_version: "1.0".into(),
-            request_id: "id".into(),
-            token_value: SecretText::new("hunter2".into()),
-            client_instance_id: None,
-            client_id: String::new(),
-            client_version: None,
-        };
-        assert!(!format!("{open:?} {:?}", open.to_text()).contains("hunter2"));
-        assert!(open.to_text().expose().contains("hunter2"));
     }
 
     #[test]

@@ -13,15 +13,17 @@
 //! Bytes come from and go to a [`super::channel::DataChannel`] in pieces of any size.
 
 pub mod frame;
+mod keepalive;
 mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use thiserror::Error;
 
 use frame::{Command, DATA_LIMIT, Decoder, FrameError, HEADER, Piece};
+use keepalive::Keepalive;
 use stream::Stream;
 
 use super::Role;
@@ -29,9 +31,6 @@ use super::Role;
 /// The first stream id of a client; each further one is two more. Id 1 is never used (smux
 /// `session.go`: the counter starts at 1 and is raised before its first use).
 const FIRST_STREAM: u32 = 3;
-// smux `mux.go`, the defaults that both programs use.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Answers to streams beyond the limit that wait to be sent.
 const REFUSAL_LIMIT: usize = 1024;
 
@@ -118,13 +117,6 @@ pub struct Mux {
     keepalive: Option<Keepalive>,
 }
 
-#[derive(Debug)]
-struct Keepalive {
-    next: Instant,
-    heard: Instant,
-    owed: bool,
-}
-
 impl Mux {
     /// A client opens streams, an SSM Agent accepts them. `keepalive` as in
     /// [`super::version::PortMode::Multiplexed`].
@@ -140,11 +132,7 @@ impl Mux {
             events: VecDeque::new(),
             held: 0,
             failed: None,
-            keepalive: keepalive.then_some(Keepalive {
-                next: now + KEEPALIVE_INTERVAL,
-                heard: now,
-                owed: false,
-            }),
+            keepalive: keepalive.then(|| Keepalive::new(now)),
         }
     }
 
@@ -215,7 +203,7 @@ impl Mux {
             return Err(MuxError::Unwanted);
         }
         if let Some(keepalive) = &mut self.keepalive {
-            keepalive.heard = now;
+            keepalive.handle_data(now);
         }
         let result = self.decode(&mut bytes);
         self.failed = result.err();
@@ -271,10 +259,7 @@ impl Mux {
         self.failed.is_none()
             && (!self.ready.is_empty()
                 || !self.refusals.is_empty()
-                || self
-                    .keepalive
-                    .as_ref()
-                    .is_some_and(|keepalive| keepalive.owed))
+                || self.keepalive.as_ref().is_some_and(Keepalive::is_owed))
     }
 
     /// Appends what is to be sent to `out`, until it holds `limit` bytes or nothing is left.
@@ -283,11 +268,10 @@ impl Mux {
         if self.failed.is_some() {
             return;
         }
-        if let Some(keepalive) = &mut self.keepalive
-            && keepalive.owed
-            && out.len() + HEADER <= limit
+        if out.len() + HEADER <= limit
+            && let Some(keepalive) = &mut self.keepalive
+            && keepalive.take()
         {
-            keepalive.owed = false;
             frame::put_header(out, Command::Nop, 0, 0);
         }
         while out.len() + HEADER <= limit {
@@ -328,8 +312,7 @@ impl Mux {
         if self.failed.is_some() {
             return None;
         }
-        let keepalive = self.keepalive.as_ref()?;
-        Some(keepalive.next.min(keepalive.heard + KEEPALIVE_TIMEOUT))
+        self.keepalive.as_ref().map(Keepalive::poll_timeout)
     }
 
     /// A keepalive may be due, or the other side's overdue.
@@ -337,15 +320,11 @@ impl Mux {
         let Some(keepalive) = &mut self.keepalive else {
             return Ok(());
         };
-        if keepalive.heard + KEEPALIVE_TIMEOUT <= now {
-            self.failed = Some(MuxError::Silent);
-            return Err(MuxError::Silent);
+        if keepalive.handle_timeout(now) {
+            return Ok(());
         }
-        if keepalive.next <= now {
-            keepalive.next = now + KEEPALIVE_INTERVAL;
-            keepalive.owed = true;
-        }
-        Ok(())
+        self.failed = Some(MuxError::Silent);
+        Err(MuxError::Silent)
     }
 
     fn decode(&mut self, bytes: &mut Bytes) -> Result<(), MuxError> {

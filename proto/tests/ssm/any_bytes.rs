@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use postern_proto::ssm::channel::{Config, DataChannel, Encryption, Event, Plan, Seed, Session};
+use postern_proto::ssm::channel::{
+    Config, DataChannel, Encryption, Event, Plan, Seed, Session, Transmit,
+};
 use postern_proto::ssm::crypt::SessionKey;
 use postern_proto::ssm::message::{Message, MessageId, MessageKind};
 use postern_proto::ssm::payload::handshake::{
@@ -86,7 +88,52 @@ pub(crate) fn mux(bytes: &[u8]) {
     }
 }
 
-/// Both roles: each byte is an operation, some take the bytes that follow.
+/// Connects both and opens a session, of a kind that the byte chooses; or does nothing.
+fn open(channels: &mut [DataChannel; 2], now: Instant, key: &SessionKey, kind: u8) {
+    let [client, agent] = channels;
+    if kind.is_multiple_of(4) {
+        return;
+    }
+    for channel in [&mut *client, &mut *agent] {
+        let token = SecretText::new("token".into());
+        channel.handle_connected(now, Duration::from_secs(1), token);
+    }
+    let encryption = (kind % 4 == 3).then(|| Encryption {
+        key_id: "key".into(),
+        challenge: None,
+    });
+    let plan = Plan {
+        session: Session::StandardStream,
+        encryption,
+    };
+    if kind % 4 == 1 {
+        agent.begin_unnamed().unwrap();
+        agent.write(now, b"$ ").unwrap();
+    } else {
+        agent.begin(now, plan).unwrap();
+    }
+    for _ in 0..8 {
+        pass(agent, client, now, key);
+        pass(client, agent, now, key);
+    }
+    assert!(client.is_open() && agent.is_open());
+}
+
+fn pass(from: &mut DataChannel, to: &mut DataChannel, now: Instant, key: &SessionKey) {
+    while let Some(transmit) = from.poll_transmit(now) {
+        if let Transmit::Binary(frame) = transmit {
+            to.handle_message(now, &frame).unwrap();
+        }
+    }
+    while let Some(event) = to.poll_event() {
+        if matches!(event, Event::KeyNeeded(_) | Event::KeyOffered(_)) {
+            to.provide_key(now, key, b"sealed");
+        }
+    }
+}
+
+/// Both roles: the first byte says how far they are, then each is an operation, and some take the
+/// bytes that follow.
 pub(crate) fn operations(bytes: &[u8]) {
     let start = Instant::now();
     let mut now = start;
@@ -105,6 +152,7 @@ pub(crate) fn operations(bytes: &[u8]) {
     ];
     let mut wire: [Vec<Bytes>; 2] = [Vec::new(), Vec::new()];
     let mut left = bytes.iter().copied();
+    open(&mut channels, now, &key, left.next().unwrap_or_default());
     while let Some(operation) = left.next() {
         let at = usize::from(operation & 1);
         let argument = left.next().unwrap_or_default();
@@ -114,7 +162,7 @@ pub(crate) fn operations(bytes: &[u8]) {
             1 => channel.handle_disconnected(),
             2 | 3 => {
                 while let Some(transmit) = channel.poll_transmit(now) {
-                    if let postern_proto::ssm::channel::Transmit::Binary(frame) = transmit {
+                    if let Transmit::Binary(frame) = transmit {
                         wire[1 - at].push(frame);
                     }
                 }

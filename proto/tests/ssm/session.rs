@@ -134,7 +134,7 @@ fn a_command_tells_output_errors_and_exit_code() {
     assert_eq!(events(&mut pair.client), [Event::Closed(end)]);
     assert_eq!(pair.client.write(now, b"x"), Err(CommandError::Closed));
     assert_eq!(pair.client.poll_timeout(), None);
-    assert_eq!(frames(&mut pair.client, now), [Bytes::new(); 0]);
+    assert!(frames(&mut pair.client, now).is_empty());
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn data_is_acknowledged_when_it_is_taken() {
         pair.client.handle_message(now, &frame).unwrap();
         pair.client.handle_message(now, &frame).unwrap();
     }
-    assert_eq!(frames(&mut pair.client, now), [Bytes::new(); 0]);
+    assert!(frames(&mut pair.client, now).is_empty());
     assert_eq!(
         events(&mut pair.client).len(),
         1,
@@ -204,6 +204,27 @@ fn a_repeated_message_is_acknowledged_again() {
     pair.client.handle_message(later, &again[0]).unwrap();
     assert_eq!(frames(&mut pair.client, later).len(), 1);
     assert_eq!(events(&mut pair.client), []);
+}
+
+#[test]
+fn a_message_behind_a_gap_is_acknowledged_at_once() {
+    let mut pair = pair();
+    pair.open(Session::StandardStream);
+    let now = pair.now;
+    for piece in [b"a", b"b"] {
+        pair.agent.write(now, piece).unwrap();
+    }
+    let sent = frames(&mut pair.agent, now);
+    pair.client.handle_message(now, &sent[1]).unwrap();
+    assert_eq!(
+        frames(&mut pair.client, now).len(),
+        1,
+        "so the sender sees what is missing"
+    );
+    assert_eq!(events(&mut pair.client), []);
+    pair.client.handle_message(now, &sent[0]).unwrap();
+    assert_eq!(events(&mut pair.client).len(), 2);
+    assert_eq!(frames(&mut pair.client, now).len(), 1, "each once");
 }
 
 #[test]
@@ -281,6 +302,24 @@ fn the_response_is_padded_and_goes_bare_when_that_does_not_get_through() {
 }
 
 #[test]
+fn a_path_that_closes_on_the_padded_response_gets_it_bare() {
+    let mut pair = pair();
+    let now = pair.now;
+    let plan = Plan {
+        session: Session::NonInteractiveCommands,
+        encryption: None,
+    };
+    pair.agent.begin(now, plan).unwrap();
+    for frame in frames(&mut pair.agent, now) {
+        pair.client.handle_message(now, &frame).unwrap();
+    }
+    assert!(frames(&mut pair.client, now)[1].len() > 16 * 1024);
+    pair.client.handle_disconnected();
+    pair.client.handle_connected(now, UNIX, token());
+    assert!(frames(&mut pair.client, now)[0].len() < 1024);
+}
+
+#[test]
 fn a_lost_connection_with_data_in_flight_makes_messages_shorter_for_a_while() {
     let mut pair = pair();
     pair.open(Session::NonInteractiveCommands);
@@ -323,6 +362,19 @@ fn a_resumed_session_has_a_new_token_and_the_same_client_id_and_goes_on() {
     }
     let (_, seen) = pair.settle();
     assert_eq!(seen, [Event::Data(Bytes::from_static(b"typed while away"))]);
+}
+
+#[test]
+fn after_a_reconnect_all_that_is_unacknowledged_goes_out_at_once() {
+    let mut pair = pair();
+    pair.open(Session::NonInteractiveCommands);
+    let now = pair.now;
+    pair.client.write(now, &[0; 100_000]).unwrap();
+    let lost = frames(&mut pair.client, now);
+    assert_eq!(lost.len(), 7);
+    pair.client.handle_disconnected();
+    pair.client.handle_connected(now, UNIX, token());
+    assert_eq!(frames(&mut pair.client, now), lost);
 }
 
 #[test]
@@ -497,6 +549,36 @@ fn data_instead_of_the_rest_of_a_handshake_is_refused() {
         pair.client.is_closed(),
         "an unencrypted shell in place of an encrypted one"
     );
+}
+
+#[test]
+fn an_encrypted_session_without_a_challenge_is_refused() {
+    let mut pair = pair();
+    let now = pair.now;
+    let plan = Plan {
+        session: Session::StandardStream,
+        encryption: Some(Encryption {
+            key_id: "alias/key".into(),
+            challenge: None,
+        }),
+    };
+    pair.agent.begin(now, plan).unwrap();
+    pair.settle();
+    let key = SessionKey::new(&[5; 64]).unwrap();
+    pair.client.provide_key(now, &key, b"sealed");
+    let complete = Message::numbered(
+        MessageKind::OutputStreamData,
+        1,
+        MessageId([0; 16]),
+        1,
+        PayloadKind::HandshakeComplete,
+        Bytes::from_static(br#"{"HandshakeTimeToComplete":1,"CustomerMessage":""}"#),
+    );
+    pair.client.handle_message(now, &complete.encode()).unwrap();
+    let [Event::Closed(closed)] = &events(&mut pair.client)[..] else {
+        panic!("not closed")
+    };
+    assert!(matches!(closed.reason, CloseReason::Violation(_)));
 }
 
 #[test]

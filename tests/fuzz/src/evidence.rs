@@ -7,7 +7,8 @@ use postern_proto::audit::layout::{StorePath, push_entry, split_entries};
 use postern_proto::audit::note::{LogIdentity, new_key};
 use postern_proto::audit::{ocsf, sealed, tree as proofs};
 use postern_proto::names::{AgentId, SessionId};
-use postern_proto::recording::{DataKey, Opened, Player, RecordingName, Sealer, header_name};
+use postern_proto::recording::open::header_name;
+use postern_proto::recording::{DataKey, Opened, Player, RecordingName, Sealer};
 
 static AUDITOR: LazyLock<Identity> = LazyLock::new(Identity::generate);
 

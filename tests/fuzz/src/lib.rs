@@ -3,11 +3,23 @@
 
 mod evidence;
 mod gateway;
+mod ssm;
 
 pub use evidence::{audit, recording, tree};
 pub use gateway::{frames, messages, pipe};
 pub use identity::sts_answer;
 pub use ssh::{sftp_streams as sftp, ssh_messages, ssh_transport};
+pub use ssm::{ssm_channel, ssm_mux};
+
+/// Pieces of the input: a length byte before each.
+fn pieces(mut input: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = input.split_first()?;
+        let (piece, rest) = rest.split_at(rest.len().min(usize::from(*length) * 4));
+        input = rest;
+        Some(piece)
+    })
+}
 
 /// The agent's SSH modules that do no I/O, as they stand there.
 #[path = "../../../agent/src/ssh"]
@@ -25,6 +37,8 @@ mod ssh {
     use russh::keys::PrivateKey;
     use russh::keys::ssh_key::private::Ed25519Keypair;
     use transport::Transport;
+
+    use super::pieces;
 
     static HOST: LazyLock<HostIdentity> = LazyLock::new(|| {
         let key = PrivateKey::from(Ed25519Keypair::from_seed(&[7; 32]));
@@ -69,16 +83,6 @@ mod ssh {
         packet.extend_from_slice(payload);
         packet.resize(4 + length as usize, 0);
         packet
-    }
-
-    /// Pieces of the input: a length byte before each.
-    fn pieces(mut input: &[u8]) -> impl Iterator<Item = &[u8]> {
-        std::iter::from_fn(move || {
-            let (length, rest) = input.split_first()?;
-            let (piece, rest) = rest.split_at(rest.len().min(usize::from(*length) * 4));
-            input = rest;
-            Some(piece)
-        })
     }
 
     /// A peer that says anything: raw bytes, clear packets, and messages under real keys.
@@ -174,7 +178,6 @@ mod ssh {
 
 /// The agent's reader of STS answers.
 #[path = "../../../agent/src/identity"]
-#[expect(dead_code, reason = "the agent uses the rest of this module")]
 mod identity {
     mod answer;
 

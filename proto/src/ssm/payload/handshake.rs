@@ -1,19 +1,19 @@
 //! The JSON bodies of the handshake (plugin and SSM Agent: `contracts/handshake*.go` of each).
 
+mod kms;
+
 use std::collections::BTreeMap;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use kms::{Challenge, KmsResult};
 
 use super::{PayloadError, from_json, to_json};
 
 /// How many actions a request may hold: two exist.
 const ACTION_LIMIT: usize = 16;
-/// The longest decoded base64 field: a KMS ciphertext has some hundred bytes.
-const BASE64_LIMIT: usize = 8 * 1024;
 
 const SESSION_TYPE: &str = "SessionType";
 const KMS_ENCRYPTION: &str = "KMSEncryption";
@@ -272,49 +272,6 @@ impl HandshakeResponse {
     }
 }
 
-/// The result of [`Action::KmsEncryption`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KmsResult {
-    #[serde(rename = "KMSCipherTextKey")]
-    ciphertext: String,
-    #[serde(rename = "KMSCipherTextHash")]
-    hash: Option<String>,
-    /// The challenge of the request is in the encryption context.
-    #[serde(
-        rename = "ChallengeAcknowledgement",
-        default,
-        skip_serializing_if = "std::ops::Not::not"
-    )]
-    pub challenge_acknowledged: bool,
-}
-
-impl KmsResult {
-    /// The result for a data key's ciphertext.
-    pub fn new(ciphertext: &[u8], challenge_acknowledged: bool) -> Self {
-        Self {
-            ciphertext: BASE64_STANDARD.encode(ciphertext),
-            hash: None,
-            challenge_acknowledged,
-        }
-    }
-
-    /// Reads an action's result.
-    pub fn from_value(value: Value) -> Result<Self, PayloadError> {
-        const WHAT: &str = "KMS result";
-        serde_json::from_value(value).map_err(|_| PayloadError::Json { what: WHAT })
-    }
-
-    /// For [`ProcessedAction::action_result`].
-    pub fn to_value(&self) -> Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
-
-    /// The data key's ciphertext, for KMS Decrypt.
-    pub fn ciphertext(&self) -> Result<Vec<u8>, PayloadError> {
-        from_base64("KMS ciphertext", &self.ciphertext)
-    }
-}
-
 /// SSM Agent to client: the session runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -339,99 +296,5 @@ impl HandshakeComplete {
     }
 }
 
-/// The proof that both hold the data key, in either direction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Challenge {
-    challenge: String,
-}
-
-impl Challenge {
-    /// From the encrypted bytes.
-    pub fn new(sealed: &[u8]) -> Self {
-        Self {
-            challenge: BASE64_STANDARD.encode(sealed),
-        }
-    }
-
-    /// Reads a payload: the encrypted bytes.
-    pub fn from_payload(payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
-        let body: Self = from_json("challenge", payload)?;
-        from_base64("challenge", &body.challenge)
-    }
-
-    /// The payload.
-    pub fn payload(&self) -> Bytes {
-        to_json(self)
-    }
-}
-
-fn from_base64(what: &'static str, text: &str) -> Result<Vec<u8>, PayloadError> {
-    if text.len() > BASE64_LIMIT {
-        let length = text.len();
-        return Err(PayloadError::TooLong { what, length });
-    }
-    BASE64_STANDARD
-        .decode(text)
-        .map_err(|_| PayloadError::Json { what })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unknown_action_keeps_its_name_and_a_malformed_known_one_is_refused() {
-        let unknown = br#"{"AgentVersion":"4","RequestedClientActions":[{"ActionType":"Dance"}]}"#;
-        let request = HandshakeRequest::from_payload(unknown).unwrap();
-        assert_eq!(request.actions, [Action::Unknown("Dance".into())]);
-        for malformed in [
-            &br#"{"AgentVersion":"4","RequestedClientActions":[{"ActionType":"SessionType"}]}"#[..],
-            br#"{"AgentVersion":"4","RequestedClientActions":[{"ActionType":"KMSEncryption","ActionParameters":{"KMSKeyId":1}}]}"#,
-            br#"{"AgentVersion":"4"}"#,
-            br#"[]"#,
-        ] {
-            assert!(HandshakeRequest::from_payload(malformed).is_err());
-        }
-    }
-
-    #[test]
-    fn properties_that_are_no_texts_are_read_as_such() {
-        let request = HandshakeRequest::from_payload(
-            br#"{"AgentVersion":"4","RequestedClientActions":[{"ActionType":"SessionType",
-                "ActionParameters":{"SessionType":"Port","Properties":{"portNumber":22,"host":"h"}}}]}"#,
-        )
-        .unwrap();
-        let [
-            Action::SessionType {
-                properties: Some(properties),
-                ..
-            },
-        ] = &request.actions[..]
-        else {
-            panic!("{request:?}")
-        };
-        assert_eq!(
-            (properties.port(), properties.host()),
-            (Some(22), Some("h"))
-        );
-        assert!(!properties.is_forwarding());
-    }
-
-    #[test]
-    fn an_acknowledged_challenge_is_said_and_its_absence_is_not() {
-        let json = |acknowledged| KmsResult::new(b"key", acknowledged).to_value().to_string();
-        assert!(json(true).contains(r#""ChallengeAcknowledgement":true"#));
-        assert!(!json(false).contains("ChallengeAcknowledgement"));
-    }
-
-    #[test]
-    fn more_actions_than_exist_are_refused() {
-        let action = r#"{"ActionType":"x"}"#;
-        let body = format!(
-            r#"{{"AgentVersion":"4","RequestedClientActions":[{}]}}"#,
-            vec![action; ACTION_LIMIT + 1].join(",")
-        );
-        assert!(HandshakeRequest::from_payload(body.as_bytes()).is_err());
-    }
-}
+mod tests;

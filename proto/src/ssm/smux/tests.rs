@@ -2,6 +2,8 @@
     clippy::disallowed_methods,
     reason = "any instant will do to start from"
 )]
+use std::time::Duration;
+
 use super::*;
 
 fn pair(limits: Limits) -> (Mux, Mux, Instant) {
@@ -194,4 +196,27 @@ fn stream_ids_end_without_wrapping() {
     client.next_stream = Some(u32::MAX);
     assert_eq!(client.open(), Ok(StreamId(u32::MAX)));
     assert_eq!(client.open(), Err(MuxError::Exhausted));
+}
+
+#[test]
+fn what_arrives_for_a_closed_stream_is_dropped() {
+    let (mut client, mut agent, now) = pair(Limits::default());
+    let (ended, dying) = (client.open().unwrap(), client.open().unwrap());
+    carry(&mut client, &mut agent, now, 4096);
+    // Closed here, before the FIN went out.
+    agent.finish(dying);
+    let mut wire = Vec::new();
+    for id in [ended, dying] {
+        frame::put_header(
+            &mut wire,
+            Command::Fin,
+            0,
+            if id == ended { id.0 } else { 99 },
+        );
+        frame::put_header(&mut wire, Command::Psh, 4, id.0);
+        wire.extend_from_slice(b"late");
+    }
+    agent.handle_data(now, wire.into()).unwrap();
+    assert_eq!(agent.held, 0, "or the budget would shrink for good");
+    assert_eq!((agent.read(ended, 10), agent.read(dying, 10)), (None, None));
 }

@@ -213,3 +213,26 @@ fn complete(
         Step::Open(opened, cipher),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_right_key_with_another_challenge_is_refused() {
+        let key = SessionKey::new(&[5; 64]).unwrap();
+        for (proof, is_right) in [([7; 64], true), ([8; 64], false)] {
+            let mut agent = AgentHandshake::KeyOffered(Session::StandardStream, "1.2.3.4".into());
+            let steps = agent.handle_key(&key, [0; 16], [7; 64]);
+            assert!(matches!(
+                &steps[..],
+                [Step::Send(PayloadKind::ChallengeRequest, _)]
+            ));
+            let mut client = Cipher::new(Role::Client, &key, [0; 16]).unwrap();
+            let answer = Challenge::new(&client.seal(&proof).unwrap()).payload();
+            let steps = agent.handle(PayloadKind::ChallengeResponse, &answer, Duration::ZERO);
+            let opens = steps.iter().any(|step| matches!(step, Step::Open(..)));
+            assert_eq!(opens, is_right, "{steps:?}");
+        }
+    }
+}
