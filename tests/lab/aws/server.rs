@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming as Body;
 use hyper::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue, LOCATION};
 use hyper::server::conn::http1;
@@ -28,6 +28,8 @@ use super::request::RawRequest;
 
 const MAX_CONNECTIONS: usize = 512;
 const MAX_BODY: usize = 256 * 1024;
+/// How much of a body that is too long is read and dropped, so that its sender can hear why.
+const MAX_DROPPED: usize = 1024 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(10);
 const BODY: Duration = Duration::from_secs(10);
@@ -120,11 +122,9 @@ async fn respond(shared: &Shared, request: Request<Body>, peer: IpAddr) -> Respo
 
 async fn read(request: Request<Body>) -> Result<RawRequest, StatusCode> {
     let (parts, body) = request.into_parts();
-    let body = match timeout(BODY, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Err(StatusCode::PAYLOAD_TOO_LARGE),
-        Err(_) => return Err(StatusCode::REQUEST_TIMEOUT),
-    };
+    let body = timeout(BODY, gather(body))
+        .await
+        .unwrap_or(Err(StatusCode::REQUEST_TIMEOUT))?;
     let headers = parts
         .headers
         .iter()
@@ -137,6 +137,28 @@ async fn read(request: Request<Body>) -> Result<RawRequest, StatusCode> {
         headers,
         body,
     })
+}
+
+/// A body of at most [`MAX_BODY`].
+async fn gather(mut body: Body) -> Result<Bytes, StatusCode> {
+    let mut kept = BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| StatusCode::BAD_REQUEST)?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        length += data.len();
+        if length <= MAX_BODY {
+            kept.extend_from_slice(&data);
+        } else if length > MAX_DROPPED {
+            break;
+        }
+    }
+    match length <= MAX_BODY {
+        true => Ok(kept.freeze()),
+        false => Err(StatusCode::PAYLOAD_TOO_LARGE),
+    }
 }
 
 fn render(answer: Answer, request_id: &str, now: time::OffsetDateTime) -> Response<Full<Bytes>> {
