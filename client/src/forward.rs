@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::gateway::{Gateway, GatewayError, Membership, Opened, Request};
+use crate::http::Client;
 use crate::output::Printer;
 use crate::pipe;
 use spare::Spare;
@@ -163,9 +164,8 @@ impl Tunnel {
         if let Some((unused, _)) = first {
             connections.spawn(unused.wire.farewell(CloseReason::Client));
         }
-        let farewells = async { while connections.join_next().await.is_some() {} };
         // What is not said by then is not said: the tasks end with this process.
-        let _late = tokio::time::timeout(FAREWELL, farewells).await;
+        let _late = tokio::time::timeout(FAREWELL, shared.leave(connections)).await;
         shared.totals()
     }
 }
@@ -176,6 +176,23 @@ impl Shared {
             connections: self.connections.load(Ordering::Relaxed),
             up: self.up.load(Ordering::Relaxed),
             down: self.down.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits for the last words of all connections, and ends the session: it would wait for a
+    /// further one otherwise.
+    async fn leave(&self, mut connections: JoinSet<()>) {
+        while connections.join_next().await.is_some() {}
+        let path = format!("/v1/sessions/{}", self.session().id());
+        let ended = async {
+            Client::connect(Arc::clone(&self.gateway))
+                .await?
+                .delete(&path)
+                .await
+        };
+        if let Err(error) = ended.await {
+            // It is over already, or ends by itself, later.
+            tracing::debug!(%error, "the session was not ended");
         }
     }
 

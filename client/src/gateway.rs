@@ -120,6 +120,13 @@ pub struct Membership {
     seen: Checkpoint,
 }
 
+impl Membership {
+    /// The session.
+    pub fn id(&self) -> SessionId {
+        self.session
+    }
+}
+
 /// A pipe that runs.
 pub struct Opened {
     /// The agent's yes. Its evidence was accepted.

@@ -108,6 +108,12 @@ impl Client {
         self.parse(path, &body)
     }
 
+    /// DELETE; the answer says no more than yes.
+    pub async fn delete(&mut self, path: &str) -> Result<(), HttpError> {
+        let answer = self.request(Method::DELETE, path, Bytes::new(), JSON_LIMIT);
+        answer.await.map(drop)
+    }
+
     /// GET, with the body as it arrives: of any length. The connection serves nothing else.
     pub async fn stream(mut self, path: &str) -> Result<Answer, HttpError> {
         let mut response = self.send(Method::GET, path, Bytes::new()).await?;

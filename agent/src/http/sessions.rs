@@ -39,31 +39,30 @@ pub(super) async fn kill(
     let id: SessionId = id
         .parse()
         .map_err(|_| ApiError::bad("that is no session id", None))?;
+    // Ids are random: that one is unknown tells nobody anything.
     let session = api.core.sessions.get(id);
-    let own = session
-        .as_ref()
-        .is_some_and(|session| is_own(&caller, session));
+    let session = session.ok_or_else(|| ApiError::not_found("there is no such session now"))?;
+    let own = is_own(&caller, &session);
     if !own && let Err(no) = caller.may(&api, Action::SessionKill) {
         caller
             .log_read(&api, "kill", &id.to_string(), false)
             .await?;
         return Err(no);
     }
-    let session = session.ok_or_else(|| ApiError::not_found("there is no such session now"))?;
     // The end is an event of its own: SessionClosed names the reason.
     let by = &caller.who.principal().arn;
     tracing::info!(session = %id, %by, "ordered to end");
-    session.end(if own {
-        Ending {
+    let ending = match own {
+        true => Ending {
             reason: CloseReason::Client,
             message: None,
-        }
-    } else {
-        Ending {
+        },
+        false => Ending {
             reason: CloseReason::Killed,
             message: Some(format!("ended by {by}")),
-        }
-    });
+        },
+    };
+    api.core.sessions.end_one(&session, ending).await;
     Ok(Json(serde_json::json!({ "ending": id })).into_response())
 }
 

@@ -67,6 +67,16 @@ impl Registry {
         self.lock().len()
     }
 
+    /// Orders a session to end. One without a pipe, which would say how it ended, is closed here.
+    pub(crate) async fn end_one(&self, session: &Session, ending: Ending) {
+        session.end(ending);
+        if session.state.alone_since().is_some() {
+            let ordered = session.ending.borrow().clone();
+            let end = ordered.map_or(End::Done, End::Ordered);
+            self.close(session, &end).await;
+        }
+    }
+
     /// Tells the people of every session.
     pub(crate) fn tell_all(&self, words: &Arc<str>) {
         for session in self.all() {

@@ -347,7 +347,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire<S> {
             std::future::poll_fn(|cx| self.poll_transmit(cx))
                 .await
                 .ok()?;
-            self.stream.as_mut()?.shutdown().await.ok()
+            let stream = self.stream.as_mut()?;
+            stream.shutdown().await.ok()?;
+            // The agent is heard out: a socket closed over unread bytes is reset, and to the agent
+            // a reset looks like a lost network, whatever was said before it.
+            let mut rest = vec![0; READ];
+            while stream.read(&mut rest).await.ok()? > 0 {}
+            Some(())
         };
         let _ended = tokio::time::timeout(FAREWELL, end).await;
     }
