@@ -245,7 +245,6 @@ async fn further_pipes_join_with_a_proof_and_only_with_it() {
     other.open(&joining(&other, 5432)).await;
     assert!(other.denied().await.message.contains("no such session"));
 
-    drop(listener);
     first.close(CloseReason::Done).await;
     first.closed().await;
     second.close(CloseReason::Done).await;
@@ -253,6 +252,8 @@ async fn further_pipes_join_with_a_proof_and_only_with_it() {
         second.closed().await.evidence.is_some(),
         "the last pipe closes the session"
     );
+    // Not before: a target that goes away would end both pipes, in any order.
+    drop(listener);
     let mut late = agent.connect("alice").await;
     late.open(&joining(&late, 5432)).await;
     assert!(late.denied().await.message.contains("no such session"));
