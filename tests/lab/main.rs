@@ -75,7 +75,11 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
     let outcome = tokio::select! {
         biased;
         outcome = work(&lab, &arguments, bench) => outcome,
-        signal = hurry.last() => Ok(ExitCode::from(128 + signal)),
+        signal = hurry.last() => Ok(match arguments.serve {
+            // Being told to end is how serving ends.
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(128 + signal),
+        }),
     };
     lab.stop().await?;
     outcome

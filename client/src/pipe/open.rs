@@ -45,13 +45,12 @@ where
             wire.machine_mut().send(frame);
         }
     }
+    let mut writing = true;
     let answer = poll_fn(|cx| {
-        // A write error alone says little: the reason (an alert) stands in what is read.
-        let written = wire.poll_transmit(cx);
-        match (wire.poll_piece(cx), written) {
-            (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
-            (piece, _) => piece,
-        }
+        // A write error says little: the reason (`Denied`, an alert) stands in what is read, which
+        // ends too when there is none.
+        writing = writing && !matches!(wire.poll_transmit(cx), Poll::Ready(Err(_)));
+        wire.poll_piece(cx)
     });
     let piece = tokio::time::timeout(ANSWER, answer)
         .await
