@@ -9,6 +9,7 @@
 
 mod auditors;
 mod disk;
+mod event;
 mod flush;
 mod health;
 mod log;
@@ -34,8 +35,8 @@ use postern_proto::recording::RecordingName;
 pub use postern_proto::recording::{Entry, Kind as RecordingKind};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use event::{agent_event, now_ms};
 use health::{Health, lock};
-pub(crate) use open::agent_event;
 pub use open::{LookError, OpenError, Settings, Startup, look};
 use quota::Usage;
 use reader::FolderStore;

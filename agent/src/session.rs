@@ -32,7 +32,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::assemble::Rules;
-use crate::evidence::{Entry, Evidence, EvidenceError, Recording, RecordingKind};
+use crate::evidence::{Entry, Evidence, EvidenceError, Recording, RecordingKind, agent_event};
 use crate::limits::SessionPlace;
 use crate::policy::{Action, Decision, Denial, Grant, Request};
 use state::State;
@@ -295,12 +295,11 @@ impl Session {
 
     fn event(&self, fact: Fact) -> Event {
         Event {
-            time_ms: unix_ms(OffsetDateTime::now_utc()),
             session: Some(self.id),
             actor: Some(self.actor.clone()),
             source: Some(self.source.to_string()),
             target: Some(self.target.clone()),
-            fact,
+            ..agent_event(fact)
         }
     }
 
@@ -372,9 +371,4 @@ fn action_name(action: Action) -> &'static str {
         Action::ForwardAgent => "forward_agent",
         _ => "tunnel",
     }
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn unix_ms(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }

@@ -22,6 +22,7 @@ use crate::ca;
 use crate::ca::ClientSubject;
 use crate::ca::client::ClientCa;
 use crate::config::{Config, RoleArn, format_duration};
+use crate::evidence::agent_event;
 use crate::tls::PeerTrust;
 
 /// How long the client has to answer the challenge: it only signs.
@@ -450,14 +451,11 @@ fn event(
     session: Option<SessionId>,
     source: SocketAddr,
 ) -> Event {
-    let nanoseconds = OffsetDateTime::now_utc().unix_timestamp_nanos();
     Event {
-        time_ms: i64::try_from(nanoseconds / 1_000_000).unwrap_or(i64::MAX),
         session,
         actor,
         source: Some(source.to_string()),
-        target: None,
-        fact,
+        ..agent_event(fact)
     }
 }
 

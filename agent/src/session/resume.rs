@@ -21,7 +21,6 @@ use postern_proto::gateway::message::{CloseReason, Witness};
 use postern_proto::gateway::pipe::Violation;
 use postern_proto::gateway::resume::{Custody, Resume};
 use postern_proto::names::SessionId;
-use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -29,9 +28,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::serve::{Peer, code_name};
-use super::{Ending, PipeNumber, Session, unix_ms};
+use super::{Ending, PipeNumber, Session};
 use crate::assemble::Core;
 use crate::end::{End, Refusal};
+use crate::evidence::agent_event;
 use crate::identity::VerifiedPrincipal;
 use crate::limits::{LimitReached, Parked, Place};
 use crate::pipe::{Driver, Finish, Heard, Opening, PipeError};
@@ -413,16 +413,15 @@ impl Attempt<'_> {
         self.prove(slot).map_err(|refusal| (false, refusal))?;
         self.allow(session).map_err(|refusal| (true, refusal))?;
         let resumed = Event {
-            time_ms: unix_ms(OffsetDateTime::now_utc()),
             session: Some(session.id),
             // With the certificate of now.
             actor: Some(self.who.actor()),
             source: Some(self.peer.source.to_string()),
             target: Some(session.target.clone()),
-            fact: Fact::PipeResumed {
+            ..agent_event(Fact::PipeResumed {
                 pipe: slot.pipe,
                 attempt: self.resume.attempt,
-            },
+            })
         };
         match self.core.evidence.append(resumed).await {
             Ok(_) => Ok(()),
@@ -485,17 +484,16 @@ impl Attempt<'_> {
             return;
         }
         let denied = Event {
-            time_ms: unix_ms(OffsetDateTime::now_utc()),
             session: Some(id),
             actor: Some(self.who.actor()),
             source: Some(self.peer.source.to_string()),
             target: Some(session.target.clone()),
-            fact: Fact::SessionDenied {
+            ..agent_event(Fact::SessionDenied {
                 access: session.access.clone(),
                 code,
                 policies: refusal.policies().to_vec(),
                 reason: format!("resume of session {}: {reason}", session.id),
-            },
+            })
         };
         if let Err(error) = self.core.evidence.append(denied).await {
             tracing::error!(session = %session.id, %error, "a denial could not be logged");

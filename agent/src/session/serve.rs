@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{Beginning, Ending, Lifeline, PipeNumber, Session, resume, unix_ms};
+use super::{Beginning, Ending, Lifeline, PipeNumber, Session, resume};
 use crate::assemble::{Core, Fresh, Lifetimes, Login, NotFound, SshTarget};
 use crate::ca::ssh::SshExtension;
 use crate::end::{End, Refusal};
-use crate::evidence::{EvidenceError, Recording, RecordingKind};
+use crate::evidence::{EvidenceError, Recording, RecordingKind, agent_event, now_ms};
 use crate::identity::VerifiedPrincipal;
 use crate::inventory::Target;
 use crate::limits::Place;
@@ -521,12 +521,11 @@ impl Attempt<'_> {
 
     fn event(&self, target: Option<EventTarget>, fact: Fact) -> Event {
         Event {
-            time_ms: unix_ms(OffsetDateTime::now_utc()),
             session: Some(self.id),
             actor: Some(self.actor()),
             source: Some(self.peer.source.to_string()),
             target,
-            fact,
+            ..agent_event(fact)
         }
     }
 
@@ -648,8 +647,7 @@ fn access(kind: &OpenKind) -> Access {
 }
 
 fn fresh_id() -> SessionId {
-    let now = unix_ms(OffsetDateTime::now_utc());
-    SessionId::from_parts(u64::try_from(now).unwrap_or(0), rand::random())
+    SessionId::from_parts(u64::try_from(now_ms()).unwrap_or(0), rand::random())
 }
 
 fn random_secret() -> Zeroizing<[u8; 32]> {
