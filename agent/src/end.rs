@@ -9,11 +9,12 @@ use postern_proto::gateway::message::{Close, CloseReason, Denied, DenyCode, Witn
 use postern_proto::names::{SessionId, TargetName};
 use tracing::Level;
 
-use crate::assemble::{NotReached, NotVerified};
+use crate::doors::NotReached;
 use crate::evidence::EvidenceError;
 use crate::limits::LimitReached;
 use crate::pipe::PipeError;
 use crate::policy::Denial;
+use crate::rules::NotVerified;
 use crate::session::Ending;
 use crate::ssh::SshEnd;
 

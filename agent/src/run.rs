@@ -278,7 +278,7 @@ fn troubles(
     inventory: &Inventory,
     trust: &PeerTrust,
     attestation: watch::Receiver<AttestationState>,
-) -> Vec<crate::assemble::Trouble> {
+) -> Vec<crate::doors::Trouble> {
     let (policy, inventory, trust) = (policy.trouble(), inventory.trouble(), trust.trouble());
     vec![
         Arc::new(move || policy.borrow().as_ref().map(|why| format!("policy: {why}"))),

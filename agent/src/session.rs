@@ -31,10 +31,10 @@ use postern_proto::names::SessionId;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::assemble::Rules;
 use crate::evidence::{Entry, Evidence, EvidenceError, Recording, RecordingKind, agent_event};
 use crate::limits::SessionPlace;
 use crate::policy::{Action, Decision, Denial, Grant, Request};
+use crate::rules::Rules;
 use state::State;
 
 pub(crate) use keeper::Keeper;

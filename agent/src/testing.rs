@@ -33,14 +33,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{
-    Core, Dialled, Doors, Fresh, Lifetimes, NotFound, NotReached, NotVerified, Rules, SshTarget,
-};
+use crate::assemble::{Core, Lifetimes};
 use crate::ca::ClientSubject;
 use crate::ca::client::ClientCa;
 use crate::ca::ssh::SshExtension;
 use crate::ca::x509::{Authority, Purpose};
 use crate::config::Config;
+use crate::doors::{Dialled, Doors, Fresh, NotReached, SshTarget};
 use crate::evidence::{self, Evidence};
 use crate::http::Api;
 use crate::identity::{DenyHook, EnrollEnd, VerifiedPrincipal};
@@ -48,6 +47,7 @@ use crate::inventory::{Target, TargetLogin};
 use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
 use crate::policy::{Decision, Denial, Explanation, Grant, Request, Verdict};
+use crate::rules::{NotFound, NotVerified, Rules};
 use crate::server::Server;
 use crate::session::{Beginning, Session};
 use crate::ssh::SshEnd;

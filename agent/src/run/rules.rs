@@ -6,9 +6,9 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::assemble::{NotFound, NotVerified, Rules};
 use crate::inventory::{Inventory, LookupError};
 use crate::policy::{Denial, PolicyStore, Request};
+use crate::rules::{NotFound, NotVerified, Rules};
 use crate::tls::PeerTrust;
 
 pub(super) fn rules(

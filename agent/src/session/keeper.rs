@@ -12,10 +12,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{Ending, Session};
-use crate::assemble::{Core, Rules};
+use crate::assemble::Core;
 use crate::end::End;
 use crate::identity::VerifiedPrincipal;
 use crate::policy::Decision;
+use crate::rules::Rules;
 
 const TICK: Duration = Duration::from_secs(1);
 /// How often policy is asked again without a change.

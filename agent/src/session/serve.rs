@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{Beginning, Ending, Lifeline, PipeNumber, Session, resume};
-use crate::assemble::{Core, Fresh, Lifetimes, Login, NotFound, SshTarget};
+use crate::assemble::{Core, Lifetimes};
 use crate::ca::ssh::SshExtension;
+use crate::doors::{Fresh, Login, SshTarget};
 use crate::end::{End, Refusal};
 use crate::evidence::{EvidenceError, Recording, RecordingKind, agent_event, now_ms};
 use crate::identity::VerifiedPrincipal;
@@ -26,6 +27,7 @@ use crate::inventory::Target;
 use crate::limits::Place;
 use crate::pipe::{Asked, OpenError, Opening};
 use crate::policy::{Action, Decision, Grant, Request};
+use crate::rules::NotFound;
 use crate::tls::Connection;
 use crate::{shell, tunnel};
 
