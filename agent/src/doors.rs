@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use postern_proto::gateway::message::{DenyCode, HostKeySeen};
+use postern_proto::gateway::message::HostKeySeen;
 use postern_proto::names::{HostName, LoginUser, SessionId};
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 
 use crate::ca::ssh::SshExtension;
+use crate::end::SshEnd;
 use crate::identity::VerifiedPrincipal;
 use crate::inventory::Target;
+use crate::refusal::NotReached;
 use crate::session::Session;
-use crate::ssh::SshEnd;
 
 /// One closure per question: who answers is not known here.
 #[derive(Clone)]
@@ -46,16 +47,6 @@ pub(crate) struct Dialled {
     pub(crate) stream: TcpStream,
     /// The address that was checked and dialled.
     pub(crate) address: SocketAddr,
-}
-
-/// A target that did not, or that does not let us in.
-#[derive(Debug, Clone)]
-pub(crate) struct NotReached {
-    pub(crate) code: DenyCode,
-    /// For the person.
-    pub(crate) message: String,
-    /// What to do about it.
-    pub(crate) hint: Option<String>,
 }
 
 /// Dials a target, or a host behind it, at a port. Checks every address and keeps a deadline.

@@ -30,6 +30,7 @@ pub mod keys;
 mod limits;
 mod pipe;
 pub mod policy;
+mod refusal;
 mod rules;
 pub mod run;
 mod server;

@@ -37,6 +37,7 @@ use crate::policy::{Action, Decision, Denial, Grant, Request};
 use crate::rules::Rules;
 use state::State;
 
+pub use crate::end::Ending;
 pub(crate) use keeper::Keeper;
 pub(crate) use registry::Registry;
 pub(crate) use resume::{Change, Lifeline, Resumable};
@@ -46,15 +47,6 @@ pub(crate) use step_up::StepUps;
 
 /// How long a remark in a recording may take: its relay waits.
 const NOTE: Duration = Duration::from_secs(1);
-
-/// Why a session must end, with a sentence for the person.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ending {
-    /// The kind.
-    pub reason: CloseReason,
-    /// The sentence.
-    pub message: Option<String>,
-}
 
 /// Why a channel did not open.
 #[derive(Debug, Clone, thiserror::Error)]

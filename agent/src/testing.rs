@@ -39,7 +39,8 @@ use crate::ca::client::ClientCa;
 use crate::ca::ssh::SshExtension;
 use crate::ca::x509::{Authority, Purpose};
 use crate::config::Config;
-use crate::doors::{Dialled, Doors, Fresh, NotReached, SshTarget};
+use crate::doors::{Dialled, Doors, Fresh, SshTarget};
+use crate::end::SshEnd;
 use crate::evidence::{self, Evidence};
 use crate::http::Api;
 use crate::identity::{DenyHook, EnrollEnd, VerifiedPrincipal};
@@ -47,10 +48,10 @@ use crate::inventory::{Target, TargetLogin};
 use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
 use crate::policy::{Decision, Denial, Explanation, Grant, Request, Verdict};
+use crate::refusal::NotReached;
 use crate::rules::{NotFound, NotVerified, Rules};
 use crate::server::Server;
 use crate::session::{Beginning, Session};
-use crate::ssh::SshEnd;
 use crate::tls::{PeerTrust, TlsSettings};
 
 /// How long a test waits for what must happen.

@@ -30,13 +30,13 @@ use tokio_util::sync::CancellationToken;
 use super::serve::{Peer, code_name};
 use super::{Ending, PipeNumber, Session};
 use crate::assemble::Core;
-use crate::end::{End, Refusal};
+use crate::end::End;
 use crate::evidence::agent_event;
 use crate::identity::VerifiedPrincipal;
 use crate::limits::{LimitReached, Parked, Place};
 use crate::pipe::{Driver, Finish, Heard, Opening, PipeError};
+use crate::refusal::Refusal;
 use crate::tls::Connection;
-use crate::tunnel::end_of;
 
 /// Takeovers that wait for the pipe's task: a further one is told to try again.
 const WAITING: usize = 1;
@@ -234,7 +234,7 @@ impl Lifeline {
         {
             return None;
         }
-        Some(end_of(finish))
+        Some(finish.into())
     }
 
     /// The end of a pipe that nobody came back for.
