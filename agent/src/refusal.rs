@@ -94,6 +94,26 @@ impl Refusal {
         }
     }
 
+    /// The same as one of few fixed words, for metrics.
+    pub(crate) fn code_name(&self) -> &'static str {
+        match self.code() {
+            DenyCode::Policy => "policy",
+            DenyCode::StepUp => "step_up",
+            DenyCode::Certificate => "certificate",
+            DenyCode::UnknownTarget => "unknown_target",
+            DenyCode::Ambiguous => "ambiguous",
+            DenyCode::ForbiddenAddress => "forbidden_address",
+            DenyCode::TargetUnreachable => "target_unreachable",
+            DenyCode::HostKeyChanged => "host_key_changed",
+            DenyCode::TargetLogin => "target_login",
+            DenyCode::Evidence => "evidence",
+            DenyCode::Limit => "limit",
+            DenyCode::Draining => "draining",
+            DenyCode::Protocol => "protocol",
+            DenyCode::Internal => "internal",
+        }
+    }
+
     /// The policies that denied.
     pub(crate) fn policies(&self) -> &[String] {
         match self {

@@ -10,7 +10,12 @@
 //!
 //! [`Session`] is what the relays (ssh, tunnel) may ask of the session that they serve.
 
+mod ask;
+mod attempt;
 mod keeper;
+mod lifeline;
+mod place;
+mod reach;
 mod registry;
 mod resume;
 mod serve;
@@ -39,8 +44,8 @@ use state::State;
 
 pub use crate::end::Ending;
 pub(crate) use keeper::Keeper;
+pub(crate) use lifeline::{Change, Lifeline, Resumable};
 pub(crate) use registry::Registry;
-pub(crate) use resume::{Change, Lifeline, Resumable};
 pub(crate) use serve::{Peer, serve};
 pub(crate) use state::PipeNumber;
 pub(crate) use step_up::StepUps;
