@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
@@ -19,7 +18,7 @@ use crate::identity::EnrollEnd;
 use crate::limits::Limits;
 use crate::pipe::Patience;
 use crate::rules::Rules;
-use crate::session::{Registry, Resumable, Session, StepUps};
+use crate::session::{Lifetimes, Registry, Resumable, StepUps};
 use crate::socket::Socket;
 use crate::strangers::Strangers;
 use crate::tls::BoundedInput;
@@ -30,18 +29,6 @@ pub(crate) type EnrollServe = Arc<
         + Send
         + Sync,
 >;
-
-/// Lifetimes.
-#[derive(Debug, Clone)]
-pub(crate) struct Lifetimes {
-    /// Of a grant.
-    pub(crate) grant: Duration,
-    /// How long a pipe that lost its connection waits for the next; and a session that cost a
-    /// code for a further pipe.
-    pub(crate) detach: Duration,
-    /// The same for other tunnels: opening anew costs nobody anything.
-    pub(crate) linger: Duration,
-}
 
 /// What all connections of an agent share.
 pub(crate) struct Core {
@@ -70,19 +57,20 @@ impl Core {
         lifetimes: Lifetimes,
         patience: Patience,
     ) -> Arc<Self> {
+        let drain = CancellationToken::new();
         Arc::new(Self {
             evidence,
             rules,
             doors,
             limits,
+            resumable: Resumable::new(lifetimes.detach, drain.clone()),
             lifetimes,
             patience,
             sessions: Registry::default(),
-            resumable: Resumable::default(),
             step_ups: StepUps::default(),
             strangers: Strangers::default(),
             tasks: TaskTracker::new(),
-            drain: CancellationToken::new(),
+            drain,
         })
     }
 
@@ -97,11 +85,6 @@ impl Core {
         }
         troubles.extend(self.doors.troubles.iter().filter_map(|trouble| trouble()));
         troubles
-    }
-
-    /// How long `session` may be without a pipe.
-    pub(crate) fn linger(&self, session: &Session) -> Duration {
-        session.linger(&self.lifetimes)
     }
 
     /// Housekeeping.

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{Core, Lifetimes};
+use crate::assemble::Core;
 use crate::aws::AwsSettings;
 use crate::config::{Config, LoginMethod};
 use crate::evidence::{self, Evidence};
@@ -29,6 +29,7 @@ use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
 use crate::policy::PolicyStore;
 use crate::server::Server;
+use crate::session::Lifetimes;
 use crate::tls::{PeerTrust, TlsSettings};
 use crate::{health, http};
 use chronicle::Chronicle;

@@ -1,31 +1,26 @@
 //! A session: one grant in use.
 //!
 //! ```text
-//! serve    Open -> who -> evidence? -> target -> policy -> dial -> (ssh) -> durable -> Granted -> relay -> Close
-//! registry the sessions that are open; further pipes find theirs here
-//! resume   pipes that go on on a new connection
-//! keeper   looks at them again: policy, time, evidence, nobody left
-//! step_up  which `Open`s wait for a fresh code
+//! registry  the sessions that are open; further pipes find theirs here
+//! place     a pipe's place in its session
+//! lifeline  the hold of a pipe's task on its connections
+//! review    looked at again: does policy still allow it?
+//! step_up   which `Open`s wait for a fresh code
 //! ```
 //!
 //! [`Session`] is what the relays (ssh, tunnel) may ask of the session that they serve.
 
-mod ask;
-mod attempt;
-mod keeper;
 mod lifeline;
+mod lifetimes;
+mod peer;
 mod place;
-mod reach;
 mod registry;
-mod resume;
-mod serve;
+mod review;
 mod state;
 mod step_up;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,6 +30,7 @@ use postern_proto::gateway::message::{CloseReason, Witness};
 use postern_proto::names::SessionId;
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::evidence::{Entry, Evidence, EvidenceError, Recording, RecordingKind, agent_event};
 use crate::limits::SessionPlace;
@@ -43,10 +39,11 @@ use crate::rules::Rules;
 use state::State;
 
 pub use crate::end::Ending;
-pub(crate) use keeper::Keeper;
-pub(crate) use lifeline::{Change, Lifeline, Resumable};
+pub(crate) use lifeline::{Change, Lifeline, Resumable, Slot, Takeover};
+pub(crate) use lifetimes::Lifetimes;
+pub(crate) use peer::Peer;
+pub(crate) use place::PipePlace;
 pub(crate) use registry::Registry;
-pub(crate) use serve::{Peer, serve};
 pub(crate) use state::PipeNumber;
 pub(crate) use step_up::StepUps;
 
@@ -140,6 +137,40 @@ impl Session {
         &self.grant
     }
 
+    /// What was asked for.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The target, with the address that was dialled first.
+    pub(crate) fn target(&self) -> &EventTarget {
+        &self.target
+    }
+
+    /// When the grant ends.
+    pub(crate) fn ends_at(&self) -> OffsetDateTime {
+        self.ends_at
+    }
+
+    /// The proof that the log holds the event that granted it.
+    pub(crate) fn witness(&self) -> &Witness {
+        &self.witness
+    }
+
+    /// Since when it has no pipe.
+    pub(crate) fn alone_since(&self) -> Option<Instant> {
+        self.state.alone_since()
+    }
+
+    /// Where it is used from: its pipes' addresses, or the one that it was granted to.
+    pub(crate) fn sources(&self) -> Vec<IpAddr> {
+        let mut sources = self.state.sources();
+        if sources.is_empty() {
+            sources.push(self.grant.request().source);
+        }
+        sources
+    }
+
     /// Asks policy about a channel of this session (direct forwards: `tunnel`, listeners:
     /// `reverse`, agent: `forward_agent`; shells, commands and subsystems are the grant's own
     /// `connect`), writes the event either way (durable), and begins the recording where one is
@@ -203,6 +234,11 @@ impl Session {
     /// Becomes `Some` when the session must end (policy, time, evidence, quota, kill, drain).
     pub fn ending(&self) -> watch::Receiver<Option<Ending>> {
         self.ending.subscribe()
+    }
+
+    /// The order to end, once there is one.
+    pub(crate) fn ordered(&self) -> Option<Ending> {
+        self.ending.borrow().clone()
     }
 
     /// Orders the end; the first order stands.

@@ -33,7 +33,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{Core, Lifetimes};
+use crate::assemble::Core;
 use crate::ca::ClientSubject;
 use crate::ca::client::ClientCa;
 use crate::ca::ssh::SshExtension;
@@ -51,7 +51,7 @@ use crate::policy::{Decision, Denial, Explanation, Grant, Request, Verdict};
 use crate::refusal::NotReached;
 use crate::rules::{NotFound, NotVerified, Rules};
 use crate::server::Server;
-use crate::session::{Beginning, Session};
+use crate::session::{Beginning, Lifetimes, Session};
 use crate::tls::{PeerTrust, TlsSettings};
 
 /// How long a test waits for what must happen.

@@ -13,17 +13,17 @@ use std::time::Duration;
 use postern_proto::audit::event::Fact;
 use postern_proto::gateway::message::Witness;
 use postern_proto::gateway::pipe::Violation;
-use postern_proto::gateway::resume::Custody;
+use postern_proto::gateway::resume::{Custody, Resume, ResumeFault};
 use postern_proto::names::SessionId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{PipeNumber, Session};
-use crate::assemble::Core;
+use super::{Peer, PipeNumber, Session};
 use crate::end::End;
-use crate::limits::{Parked, Place};
+use crate::limits::{LimitReached, Parked, Place};
 use crate::pipe::{Driver, Finish, Heard, Opening, PipeError};
 use crate::refusal::Refusal;
 use crate::tls::Connection;
@@ -32,16 +32,22 @@ use crate::tls::Connection;
 const WAITING: usize = 1;
 
 /// The pipes of an agent that may be resumed. Clones share them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Resumable(Arc<Mutex<HashMap<(SessionId, PipeNumber), Arc<Slot>>>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Resumable {
+    slots: Arc<Mutex<HashMap<(SessionId, PipeNumber), Arc<Slot>>>>,
+    /// How long a pipe may be without a connection.
+    detach: Duration,
+    /// Cancelled when none is waited for any more.
+    drain: CancellationToken,
+}
 
 /// What is known of a pipe outside its task.
-pub(super) struct Slot {
-    pub(super) session: Arc<Session>,
-    pub(super) pipe: PipeNumber,
+pub(crate) struct Slot {
+    session: Arc<Session>,
+    pipe: PipeNumber,
     custody: Mutex<Custody>,
     // Boxed: the channel keeps room for many.
-    pub(super) takeovers: mpsc::Sender<Box<Takeover>>,
+    takeovers: mpsc::Sender<Box<Takeover>>,
 }
 
 impl fmt::Debug for Slot {
@@ -51,31 +57,96 @@ impl fmt::Debug for Slot {
 }
 
 impl Slot {
-    pub(super) fn custody(&self) -> MutexGuard<'_, Custody> {
+    /// The session that the pipe belongs to.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Its number there.
+    pub(crate) fn pipe(&self) -> PipeNumber {
+        self.pipe
+    }
+
+    /// Whether `peer` holds the pipe's secret. Each attempt counts once.
+    pub(crate) fn prove(&self, resume: &Resume, peer: &Peer) -> Result<(), ResumeFault> {
+        self.custody().take(resume, &peer.exporter)
+    }
+
+    /// Gives a connection to the pipe's task; back when it takes none.
+    pub(crate) fn hand_over(
+        &self,
+        takeover: Box<Takeover>,
+    ) -> Result<(), (Box<Takeover>, Refusal)> {
+        self.takeovers
+            .try_send(takeover)
+            .map_err(|error| match error {
+                TrySendError::Closed(takeover) => (takeover, Refusal::Resume("the pipe is over")),
+                TrySendError::Full(takeover) => (takeover, LimitReached::Resumes.into()),
+            })
+    }
+
+    fn custody(&self) -> MutexGuard<'_, Custody> {
         // Every change of it is complete in itself.
         self.custody.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
 impl Resumable {
-    fn slots(&self) -> MutexGuard<'_, HashMap<(SessionId, PipeNumber), Arc<Slot>>> {
-        // A map of handles: nothing in it can be half done.
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    /// None yet. A pipe may be without a connection for `detach`, until `drain`.
+    pub(crate) fn new(detach: Duration, drain: CancellationToken) -> Self {
+        Self {
+            slots: Arc::default(),
+            detach,
+            drain,
+        }
     }
 
-    pub(super) fn get(&self, session: SessionId, pipe: PipeNumber) -> Option<Arc<Slot>> {
+    /// A pipe that may be resumed from now on. `secret` is the one in its `Granted`; `place` that
+    /// of its first connection.
+    pub(crate) fn hold(
+        &self,
+        session: &Arc<Session>,
+        pipe: PipeNumber,
+        secret: &[u8; 32],
+        place: Place,
+    ) -> Lifeline {
+        let (sender, takeovers) = mpsc::channel(WAITING);
+        let slot = Arc::new(Slot {
+            session: Arc::clone(session),
+            pipe,
+            custody: Mutex::new(Custody::new(secret, session.id, pipe)),
+            takeovers: sender,
+        });
+        let key = (session.id, pipe);
+        self.slots().insert(key, Arc::clone(&slot));
+        Lifeline {
+            slot,
+            resumable: self.clone(),
+            takeovers,
+            away: None,
+            held: Held::Connected(place),
+        }
+    }
+
+    /// A pipe that may be resumed now.
+    pub(crate) fn get(&self, session: SessionId, pipe: PipeNumber) -> Option<Arc<Slot>> {
         self.slots().get(&(session, pipe)).cloned()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<(SessionId, PipeNumber), Arc<Slot>>> {
+        // A map of handles: nothing in it can be half done.
+        self.slots.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
 /// A connection whose client may continue a pipe.
 pub(crate) struct Takeover {
-    pub(super) opening: Opening<Connection>,
-    pub(super) place: Place,
-    pub(super) source: SocketAddr,
+    pub(crate) opening: Opening<Connection>,
+    pub(crate) place: Place,
+    pub(crate) source: SocketAddr,
     /// Bytes that the client has got.
-    pub(super) theirs: u64,
-    pub(super) attempt: u64,
+    pub(crate) theirs: u64,
+    pub(crate) attempt: u64,
 }
 
 /// What happened to a pipe's connection.
@@ -98,44 +169,12 @@ pub(crate) struct Lifeline {
     slot: Arc<Slot>,
     resumable: Resumable,
     takeovers: mpsc::Receiver<Box<Takeover>>,
-    /// How long the pipe may be without a connection.
-    detach: Duration,
-    drain: CancellationToken,
-    /// Since when it is, and until when it may be.
+    /// Since when there is no connection, and until when the pipe may be without.
     away: Option<(Instant, Instant)>,
     held: Held,
 }
 
 impl Lifeline {
-    /// `secret` is the one in the pipe's `Granted`; `place` that of its first connection.
-    pub(super) fn new(
-        core: &Core,
-        session: &Arc<Session>,
-        pipe: PipeNumber,
-        secret: &[u8; 32],
-        place: Place,
-    ) -> Self {
-        let (sender, takeovers) = mpsc::channel(WAITING);
-        let slot = Arc::new(Slot {
-            session: Arc::clone(session),
-            pipe,
-            custody: Mutex::new(Custody::new(secret, session.id, pipe)),
-            takeovers: sender,
-        });
-        let resumable = core.resumable.clone();
-        let key = (session.id, pipe);
-        resumable.slots().insert(key, Arc::clone(&slot));
-        Self {
-            slot,
-            resumable,
-            takeovers,
-            detach: core.lifetimes.detach,
-            drain: core.drain.clone(),
-            away: None,
-            held: Held::Connected(place),
-        }
-    }
-
     /// Waits for a new connection, while there is one too. Cancel-safe.
     pub(crate) async fn change(&mut self) -> Change {
         let Some((_, until)) = self.away else {
@@ -146,7 +185,7 @@ impl Lifeline {
         };
         tokio::select! {
             biased;
-            () = self.drain.cancelled() => Change::Over,
+            () = self.resumable.drain.cancelled() => Change::Over,
             Some(takeover) = self.takeovers.recv() => Change::Takeover(takeover),
             () = sleep_until(until) => Change::Over,
         }
@@ -158,7 +197,7 @@ impl Lifeline {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if self.detach.is_zero() || self.drain.is_cancelled() {
+        if self.resumable.detach.is_zero() || self.resumable.drain.is_cancelled() {
             return false;
         }
         if !self.park() {
@@ -167,7 +206,7 @@ impl Lifeline {
         let session = &self.slot.session;
         driver.detach();
         let now = Instant::now();
-        self.away = Some((now, now + self.detach));
+        self.away = Some((now, now + self.resumable.detach));
         tracing::info!(session = %session.id, pipe = self.slot.pipe, %why, "detached");
         let detached = Fact::PipeDetached {
             pipe: self.slot.pipe,
@@ -229,19 +268,20 @@ impl Lifeline {
 
     /// The end of a pipe that nobody came back for.
     pub(crate) fn expired(&self) -> End {
-        let seconds = self.detach.as_secs();
+        let seconds = self.resumable.detach.as_secs();
         let why = format!("it was not resumed within {seconds} s");
         End::Pipe(PipeError::Lost(why.into()))
     }
 
     /// Tells the client how the pipe ended: kept, with what it has not got, until it answers or
     /// the pipe's time without a connection is over. Of an order to end only the reason is kept.
-    pub(super) async fn close(
+    /// `silence`: how long an answer may take on one connection.
+    pub(crate) async fn close(
         mut self,
         mut driver: Driver<Connection>,
         end: &End,
         witness: Option<Witness>,
-        core: &Core,
+        silence: Duration,
     ) {
         let (answered, keeps) = match end {
             // Nobody is there to be told.
@@ -252,7 +292,6 @@ impl Lifeline {
         };
         driver.say_close(end.close(witness));
         while keeps || !driver.is_detached() {
-            let silence = core.patience.farewell;
             let lost = tokio::select! {
                 biased;
                 change = self.change() => match change {
@@ -284,15 +323,15 @@ impl Lifeline {
 
     /// Until the pipe's time is over, whoever comes back for it is told why it ended.
     async fn remember(mut self) {
-        if self.detach.is_zero() || !self.park() {
+        if self.resumable.detach.is_zero() || !self.park() {
             return;
         }
         if self.away.is_none() {
             let now = Instant::now();
-            self.away = Some((now, now + self.detach));
+            self.away = Some((now, now + self.resumable.detach));
         }
         while let Change::Takeover(takeover) = self.change().await {
-            let ending = self.slot.session.ending.borrow().clone();
+            let ending = self.slot.session.ordered();
             let refusal = ending.map_or(Refusal::Resume("the pipe is over"), Refusal::Ended);
             let denied = refusal.denied(self.slot.session.id);
             takeover.opening.deny(&denied).await;

@@ -4,18 +4,15 @@ use std::sync::Arc;
 
 use postern_proto::audit::event::{Access, Actor, Event, EventTarget, Fact};
 use postern_proto::gateway::message::{
-    Granted, GrantedTarget, HexSecret, Join, Open, OpenKind, Witness, join_proof,
+    Granted, GrantedTarget, HexSecret, Join, Open, OpenKind, Witness,
 };
 use postern_proto::names::{Assurance, SessionId};
-use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::place::PipePlace;
+use super::Ready;
 use super::reach::{Far, Reached};
-use super::serve::{Peer, Ready};
-use super::{Beginning, Session};
 use crate::assemble::Core;
 use crate::doors::Fresh;
 use crate::end::End;
@@ -24,6 +21,7 @@ use crate::identity::VerifiedPrincipal;
 use crate::inventory::Target;
 use crate::policy::{Decision, Request};
 use crate::refusal::Refusal;
+use crate::session::{Beginning, Peer, PipePlace, Session};
 
 /// One `Open` on its way to a yes or no.
 pub(super) struct Attempt<'a> {
@@ -74,6 +72,7 @@ impl Attempt<'_> {
         // Nothing is granted that is not written down.
         let event = self.event(Some(event_target.clone()), granted);
         let witness = self.core.evidence.append(event).await?;
+        let secret = random_secret();
         let session = Session::new(Beginning {
             id: self.id,
             grant,
@@ -85,11 +84,10 @@ impl Attempt<'_> {
             evidence: self.core.evidence.clone(),
             rules: self.core.rules.clone(),
             witness: witness.clone(),
-            secret: random_secret(),
+            secret: secret.clone(),
             place: Some(place),
         });
         self.core.sessions.insert(Arc::clone(&session));
-        let secret = session.secret.clone();
         self.ready(session, Some(witness), reached, secret).await
     }
 
@@ -101,25 +99,24 @@ impl Attempt<'_> {
             .sessions
             .get(join.session)
             .ok_or(Refusal::Join("no such session"))?;
-        let granted = session.grant.request();
+        let granted = session.grant().request();
         if granted.who.principal() != self.who.principal() {
             return Err(Refusal::Join("the session is somebody else's"));
         }
-        let proof = join_proof(&session.secret, &self.peer.exporter, session.id);
-        if !bool::from(proof.as_bytes().ct_eq(join.proof.as_bytes())) {
+        if !session.is_joined_by(join, self.peer) {
             return Err(Refusal::Join("wrong proof"));
         }
-        self.id = session.id;
+        self.id = session.id();
         let same_target = granted.target.as_ref().is_some_and(|t| t.id == target.id);
-        if !same_target || session.access != access(&self.open.kind) {
+        if !same_target || *session.access() != access(&self.open.kind) {
             return Err(Refusal::Protocol(
                 "a further pipe must ask for what its session was granted".to_owned(),
             ));
         }
-        if session.ending.borrow().is_some() {
+        if session.ordered().is_some() {
             return Err(Refusal::Join("the session is ending"));
         }
-        let again = session.grant.again(
+        let again = session.grant().again(
             OffsetDateTime::now_utc(),
             self.peer.source.ip(),
             Some(Arc::clone(&target)),
@@ -165,26 +162,27 @@ impl Attempt<'_> {
             Ok(prepared) => prepared,
             Err(error) => {
                 session.end_for(&error);
-                let ending = session.ending.borrow().clone();
-                let end = ending.map_or(End::Done, End::Ordered);
-                place.leave(self.core, &end).await;
+                let end = session.ordered().map_or(End::Done, End::Ordered);
+                place
+                    .leave(&self.core.sessions, &self.core.lifetimes, &end)
+                    .await;
                 return Err(error.into());
             }
         };
         let granted = Granted {
-            session: session.id,
-            pipe: place.number,
+            session: session.id(),
+            pipe: place.number(),
             secret: HexSecret::new(&secret),
             detach: self.core.lifetimes.detach.as_secs(),
-            ends_at: session.ends_at.unix_timestamp(),
+            ends_at: session.ends_at().unix_timestamp(),
             target: GrantedTarget {
-                id: session.target.id.clone(),
-                name: session.target.name.clone(),
+                id: session.target().id.clone(),
+                name: session.target().name.clone(),
                 address: reached.address.to_string(),
                 host_key: host_key.clone(),
             },
-            policies: session.grant.policies().to_vec(),
-            assurance: session.grant.request().assurance,
+            policies: session.grant().policies().to_vec(),
+            assurance: session.grant().request().assurance,
             ssh_host_ca: host_key.and_then(|_| self.core.doors.ssh_host_ca.clone()),
             recorded: true,
             evidence: witness,
@@ -210,7 +208,7 @@ impl Attempt<'_> {
         let mut witness = match fresh {
             Some(witness) => witness,
             // The client may know a newer state than that of the session's first pipe.
-            None => evidence.renew(&session.witness).await?,
+            None => evidence.renew(session.witness()).await?,
         };
         if let Some(known) = self.open.known_size {
             evidence.prove_growth(&mut witness, known).await?;

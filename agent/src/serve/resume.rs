@@ -12,18 +12,15 @@ use postern_proto::audit::event::{Event, Fact};
 use postern_proto::gateway::message::CloseReason;
 use postern_proto::gateway::resume::Resume;
 use postern_proto::names::SessionId;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
-use super::lifeline::{Slot, Takeover};
-use super::serve::Peer;
-use super::{Ending, Session};
 use crate::assemble::Core;
 use crate::evidence::agent_event;
 use crate::identity::VerifiedPrincipal;
-use crate::limits::{LimitReached, Place};
+use crate::limits::Place;
 use crate::pipe::Opening;
 use crate::refusal::Refusal;
+use crate::session::{Ending, Peer, Session, Slot, Takeover};
 use crate::tls::Connection;
 
 /// Hands an authenticated connection to the pipe that it may continue, or says no.
@@ -46,13 +43,10 @@ pub(super) async fn resume(
         theirs: resume.received,
         attempt: resume.attempt,
     });
-    let (takeover, refusal) = match slot.takeovers.try_send(takeover) {
-        Ok(()) => return,
-        Err(TrySendError::Closed(takeover)) => (takeover, Refusal::Resume("the pipe is over")),
-        Err(TrySendError::Full(takeover)) => (takeover, LimitReached::Resumes.into()),
-    };
-    let denied = refusal.denied(slot.session.id);
-    takeover.opening.deny(&denied).await;
+    if let Err((takeover, refusal)) = slot.hand_over(takeover) {
+        let denied = refusal.denied(slot.session().id());
+        takeover.opening.deny(&denied).await;
+    }
 }
 
 /// Everything before the takeover; its event is durable. A refusal has been logged.
@@ -85,8 +79,8 @@ async fn check(
         Ok(()) => Ok(slot),
         Err((owned, refusal)) => {
             // Whoever does not own the session learns nothing of it, its id included.
-            let id = if owned { slot.session.id } else { fresh };
-            attempt.log_refusal(&slot.session, id, &refusal).await;
+            let id = if owned { slot.session().id() } else { fresh };
+            attempt.log_refusal(slot.session(), id, &refusal).await;
             Err((id, refusal))
         }
     }
@@ -103,17 +97,17 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     /// A refusal says whether it was told to the session's owner.
     async fn run(&self, slot: &Slot) -> Result<(), (bool, Refusal)> {
-        let session = &slot.session;
+        let session = slot.session();
         self.prove(slot).map_err(|refusal| (false, refusal))?;
         self.allow(session).map_err(|refusal| (true, refusal))?;
         let resumed = Event {
-            session: Some(session.id),
+            session: Some(session.id()),
             // With the certificate of now.
             actor: Some(self.who.actor()),
             source: Some(self.peer.source.to_string()),
-            target: Some(session.target.clone()),
+            target: Some(session.target().clone()),
             ..agent_event(Fact::PipeResumed {
-                pipe: slot.pipe,
+                pipe: slot.pipe(),
                 attempt: self.resume.attempt,
             })
         };
@@ -125,13 +119,13 @@ impl Attempt<'_> {
 
     /// That it is the owner who asks.
     fn prove(&self, slot: &Slot) -> Result<(), Refusal> {
-        let owner = slot.session.grant.request().who.principal();
+        let owner = slot.session().grant().request().who.principal();
         if owner != self.who.principal() {
             return Err(Refusal::Resume("the session is somebody else's"));
         }
-        let taken = slot.custody().take(self.resume, &self.peer.exporter);
-        taken.map_err(|fault| {
-            tracing::warn!(session = %slot.session.id, pipe = slot.pipe, %fault, "resume refused");
+        let proved = slot.prove(self.resume, self.peer);
+        proved.map_err(|fault| {
+            tracing::warn!(session = %slot.session().id(), pipe = slot.pipe(), %fault, "resume refused");
             Refusal::Resume("wrong proof, or an attempt that is over")
         })
     }
@@ -141,7 +135,7 @@ impl Attempt<'_> {
         if self.core.drain.is_cancelled() {
             return Err(Refusal::Draining);
         }
-        if let Some(ending) = session.ending.borrow().clone() {
+        if let Some(ending) = session.ordered() {
             return Err(Refusal::Ended(ending));
         }
         self.core.evidence.admit()?;
@@ -168,7 +162,7 @@ impl Attempt<'_> {
         let (code, reason) = (refusal.code(), refusal.reason());
         let principal = self.who.principal();
         metrics::counter!("postern_denied_total", "code" => refusal.code_name()).increment(1);
-        tracing::warn!(session = %session.id, principal = %principal.arn, source = %self.peer.source,
+        tracing::warn!(session = %session.id(), principal = %principal.arn, source = %self.peer.source,
             ?code, reason, "resume refused");
         if !self
             .core
@@ -181,16 +175,16 @@ impl Attempt<'_> {
             session: Some(id),
             actor: Some(self.who.actor()),
             source: Some(self.peer.source.to_string()),
-            target: Some(session.target.clone()),
+            target: Some(session.target().clone()),
             ..agent_event(Fact::SessionDenied {
-                access: session.access.clone(),
+                access: session.access().clone(),
                 code,
                 policies: refusal.policies().to_vec(),
-                reason: format!("resume of session {}: {reason}", session.id),
+                reason: format!("resume of session {}: {reason}", session.id()),
             })
         };
         if let Err(error) = self.core.evidence.append(denied).await {
-            tracing::error!(session = %session.id, %error, "a denial could not be logged");
+            tracing::error!(session = %session.id(), %error, "a denial could not be logged");
         }
     }
 }

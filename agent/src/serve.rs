@@ -1,48 +1,52 @@
 //! One pipe's life as a plain sequence.
+//!
+//! ```text
+//! attempt  Open -> who -> evidence? -> target -> policy -> dial -> (ssh) -> durable -> Granted
+//! ask      what it asks for, and whether policy allows it
+//! reach    the way to the target
+//! resume   pipes that go on on a new connection
+//! ```
+//!
+//! Then relay -> Close.
 
-use std::net::SocketAddr;
+mod ask;
+mod attempt;
+mod reach;
+mod resume;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use postern_proto::gateway::message::{Granted, Open, Witness};
 use postern_proto::names::SessionId;
-use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use super::attempt::Attempt;
-use super::place::PipePlace;
-use super::reach::Far;
-use super::{Lifeline, Session, resume};
 use crate::assemble::Core;
 use crate::end::End;
 use crate::evidence::{Recording, now_ms};
 use crate::limits::Place;
 use crate::pipe::{Asked, OpenError, Opening};
 use crate::refusal::Refusal;
+use crate::session::{Peer, PipePlace, Session};
 use crate::tls::Connection;
 use crate::{shell, tunnel};
+use attempt::Attempt;
+use reach::Far;
 
 /// Bytes kept per pipe for a peer that has not acknowledged them.
 const CEILING: usize = 32 * 1024 * 1024;
 
-/// Who is at the other end of a connection.
-pub(crate) struct Peer {
-    /// Kept to be checked again.
-    pub(crate) certificate: CertificateDer<'static>,
-    /// TLS exporter for [`join_proof`].
-    pub(crate) exporter: [u8; 32],
-    pub(crate) source: SocketAddr,
-}
-
 /// A request that may be answered with yes.
-pub(super) struct Ready {
-    pub(super) session: Arc<Session>,
-    pub(super) place: PipePlace,
-    pub(super) far: Far,
+struct Ready {
+    session: Arc<Session>,
+    place: PipePlace,
+    far: Far,
     /// Of a tunnel's flow; SSH channels begin their own.
-    pub(super) recording: Option<Recording>,
-    pub(super) granted: Granted,
+    recording: Option<Recording>,
+    granted: Granted,
     /// The one in `granted`.
-    pub(super) secret: Zeroizing<[u8; 32]>,
+    secret: Zeroizing<[u8; 32]>,
 }
 
 /// Serves one authenticated connection: to the end of the pipe that it opens, or until another
@@ -80,11 +84,12 @@ impl Ready {
     /// Says yes, relays, and says how it ended.
     async fn run(self, core: &Core, place: Place, opening: Opening<Connection>) {
         let session = &self.session;
-        let principal = session.grant.request().who.principal();
+        let principal = session.grant().request().who.principal();
         let budget = core.limits.kept(&principal.key());
-        tracing::info!(session = %session.id, pipe = self.granted.pipe, principal = %principal.arn,
-            target = %session.target.name, address = self.granted.target.address, "granted");
-        let mut lifeline = Lifeline::new(core, session, self.place.number, &self.secret, place);
+        tracing::info!(session = %session.id(), pipe = self.granted.pipe, principal = %principal.arn,
+            target = %session.target().name, address = self.granted.target.address, "granted");
+        let pipe = self.place.number();
+        let mut lifeline = core.resumable.hold(session, pipe, &self.secret, place);
         let (driver, end) = match opening.grant(&self.granted, CEILING, budget).await {
             Err(error) => (None, End::Pipe(error)),
             Ok(driver) => {
@@ -106,7 +111,10 @@ impl Ready {
         if let Some(recording) = &self.recording {
             close_recording(session, recording).await;
         }
-        let mut witness = self.place.leave(core, &end).await;
+        let mut witness = self
+            .place
+            .leave(&core.sessions, &core.lifetimes, &end)
+            .await;
         if let Some(closing) = &mut witness {
             let known = log_size(&self.granted.evidence);
             if core.evidence.prove_growth(closing, known).await.is_err() {
@@ -115,7 +123,8 @@ impl Ready {
             }
         }
         if let Some(driver) = driver {
-            lifeline.close(driver, &end, witness, core).await;
+            let silence = core.patience.farewell;
+            lifeline.close(driver, &end, witness, silence).await;
         }
     }
 }
@@ -160,7 +169,7 @@ async fn prepare(
 
 async fn close_recording(session: &Session, recording: &Recording) {
     if let Err(error) = session.close_recording(recording).await {
-        tracing::error!(session = %session.id, %error, "a recording could not be closed");
+        tracing::error!(session = %session.id(), %error, "a recording could not be closed");
         session.end_for(&error);
     }
 }
