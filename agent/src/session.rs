@@ -1,6 +1,7 @@
 //! A session: one grant in use.
 //!
 //! ```text
+//! channel   decided, written down and recorded before it opens
 //! registry  the sessions that are open; further pipes find theirs here
 //! place     a pipe's place in its session
 //! lifeline  the hold of a pipe's task on its connections
@@ -10,6 +11,7 @@
 //!
 //! [`Session`] is what the relays (ssh, tunnel) may ask of the session that they serve.
 
+mod channel;
 mod lifeline;
 mod lifetimes;
 mod peer;
@@ -25,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postern_proto::audit::event::{Access, Actor, Channel, Event, EventTarget, Fact};
+use postern_proto::audit::event::{Access, Actor, Event, EventTarget, Fact};
 use postern_proto::gateway::message::{CloseReason, Witness};
 use postern_proto::names::SessionId;
 use time::OffsetDateTime;
@@ -34,11 +36,12 @@ use tokio::time::Instant;
 
 use crate::evidence::{Entry, Evidence, EvidenceError, Recording, RecordingKind, agent_event};
 use crate::limits::SessionPlace;
-use crate::policy::{Action, Decision, Denial, Grant, Request};
+use crate::policy::Grant;
 use crate::rules::Rules;
 use state::State;
 
 pub use crate::end::Ending;
+pub use channel::ChannelRefused;
 pub(crate) use lifeline::{Change, Lifeline, Resumable, Slot, Takeover};
 pub(crate) use lifetimes::Lifetimes;
 pub(crate) use peer::Peer;
@@ -49,17 +52,6 @@ pub(crate) use step_up::StepUps;
 
 /// How long a remark in a recording may take: its relay waits.
 const NOTE: Duration = Duration::from_secs(1);
-
-/// Why a channel did not open.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ChannelRefused {
-    /// Policy says no.
-    #[error("{}", .0.message)]
-    Denied(Denial),
-    /// Without evidence nothing opens.
-    #[error(transparent)]
-    Evidence(#[from] EvidenceError),
-}
 
 /// A granted session while it lives; relays hold it in an `Arc`.
 pub struct Session {
@@ -169,48 +161,6 @@ impl Session {
             sources.push(self.grant.request().source);
         }
         sources
-    }
-
-    /// Asks policy about a channel of this session (direct forwards: `tunnel`, listeners:
-    /// `reverse`, agent: `forward_agent`; shells, commands and subsystems are the grant's own
-    /// `connect`), writes the event either way (durable), and begins the recording where one is
-    /// due. `Err` is told to the peer as a refused channel.
-    pub async fn open_channel(
-        &self,
-        channel: Channel,
-        recording: Option<RecordingKind>,
-    ) -> Result<Option<Recording>, ChannelRefused> {
-        let policies = match self.decide_channel(&channel) {
-            Ok(policies) => policies,
-            Err(denial) => {
-                let refused = Fact::ChannelOpened {
-                    channel,
-                    policies: denial.policies.clone(),
-                    refused: Some(denial.message.clone()),
-                    recording: None,
-                };
-                self.log(refused).await?;
-                return Err(ChannelRefused::Denied(denial));
-            }
-        };
-        let recording = match recording {
-            None => None,
-            Some(kind) => Some(self.begin_recording(kind).await?),
-        };
-        let opened = Fact::ChannelOpened {
-            channel,
-            policies,
-            refused: None,
-            recording: recording.as_ref().map(|r| r.name().to_owned()),
-        };
-        if let Err(error) = self.log(opened).await {
-            if let Some(recording) = &recording {
-                // The first failure is the one to tell.
-                self.close_recording(recording).await.ok();
-            }
-            return Err(error.into());
-        }
-        Ok(recording)
     }
 
     /// Closes a recording of this session and remembers its digest for the closing event.
@@ -335,73 +285,10 @@ impl Session {
             ..agent_event(fact)
         }
     }
-
-    /// Ids of the policies that allow the channel.
-    fn decide_channel(&self, channel: &Channel) -> Result<Vec<String>, Denial> {
-        let (action, host, port) = match channel {
-            Channel::Shell { .. } | Channel::Command { .. } | Channel::Subsystem { .. } => {
-                return Ok(self.grant.policies().to_vec());
-            }
-            Channel::Direct { host, port } => (Action::Tunnel, host_behind(host), Some(*port)),
-            Channel::Reverse { host, port } => (Action::Reverse, Some(host.clone()), Some(*port)),
-            Channel::AgentForward => (Action::ForwardAgent, None, None),
-        };
-        if let (Action::Tunnel, Some(port)) = (action, port)
-            && self.rules.carries_ssh(port)
-        {
-            return Err(Denial {
-                policies: vec![],
-                message: format!(
-                    "port {port} carries SSH, and SSH goes through `connect` or `proxy`, which record it"
-                ),
-                hint: None,
-            });
-        }
-        let request = Request {
-            action,
-            host,
-            port,
-            ..self.grant.again(
-                OffsetDateTime::now_utc(),
-                self.grant.request().source,
-                self.grant.request().target.clone(),
-            )
-        };
-        match (self.rules.decide)(&request) {
-            Decision::Allow(grant) => {
-                let policies = grant.policies().to_vec();
-                self.state.add_inner(grant)?;
-                Ok(policies)
-            }
-            Decision::StepUp { policies } => Err(Denial {
-                policies,
-                message: format!(
-                    "policy wants a fresh MFA code for `{}`",
-                    action_name(action)
-                ),
-                hint: Some("open the session itself with a fresh code".to_owned()),
-            }),
-            Decision::Deny(denial) => Err(denial),
-        }
-    }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Session({})", self.id)
-    }
-}
-
-/// The host behind the target, or `None` for what means the target itself.
-fn host_behind(host: &str) -> Option<String> {
-    let own = matches!(host, "localhost" | "127.0.0.1" | "::1");
-    (!own).then(|| host.to_owned())
-}
-
-fn action_name(action: Action) -> &'static str {
-    match action {
-        Action::Reverse => "reverse",
-        Action::ForwardAgent => "forward_agent",
-        _ => "tunnel",
     }
 }
