@@ -17,6 +17,7 @@ pub mod aws;
 pub mod ca;
 pub mod cli;
 pub mod config;
+pub mod crypto;
 mod doors;
 mod end;
 pub mod evidence;

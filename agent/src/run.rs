@@ -22,7 +22,7 @@ use crate::aws::AwsSettings;
 use crate::config::{Config, LoginMethod};
 use crate::evidence::{self, Evidence};
 use crate::identity::attestation::{Attestation, AttestationState};
-use crate::identity::{Approvals, DenyHook, Enroller, EnrollerParts, Record, StsClient};
+use crate::identity::{Approvals, DenyHook, Enroller, EnrollerParts, PeerTrust, Record, StsClient};
 use crate::inventory::{Ec2Settings, Inventory, InventorySettings, TargetLogin};
 use crate::keys::Keys;
 use crate::limits::{Ceilings, Limits};
@@ -30,7 +30,7 @@ use crate::pipe::Patience;
 use crate::policy::PolicyStore;
 use crate::server::Server;
 use crate::session::Lifetimes;
-use crate::tls::{PeerTrust, TlsSettings};
+use crate::tls::TlsSettings;
 use crate::{health, http};
 use chronicle::Chronicle;
 

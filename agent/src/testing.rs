@@ -18,7 +18,7 @@ use postern_proto::gateway::message::{
     OpenKind, Witness,
 };
 use postern_proto::gateway::resume::{Claim, Resume, Resumed};
-use postern_proto::names::{AgentId, Assurance, Principal, SessionId};
+use postern_proto::names::{AgentId, SessionId};
 use rcgen::KeyPair;
 use rcgen::PublicKeyData as _;
 use rustls::pki_types::pem::PemObject as _;
@@ -43,7 +43,8 @@ use crate::doors::{Dialled, Doors, Fresh, SshTarget};
 use crate::end::SshEnd;
 use crate::evidence::{self, Evidence};
 use crate::http::Api;
-use crate::identity::{DenyHook, EnrollEnd, VerifiedPrincipal};
+use crate::identity::testing::Says;
+use crate::identity::{DenyHook, EnrollEnd, PeerTrust, VerifiedPrincipal};
 use crate::inventory::{Target, TargetLogin};
 use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
@@ -52,7 +53,7 @@ use crate::refusal::NotReached;
 use crate::rules::{NotFound, NotVerified, Rules};
 use crate::server::Server;
 use crate::session::{Beginning, Lifetimes, Session};
-use crate::tls::{PeerTrust, TlsSettings};
+use crate::tls::TlsSettings;
 
 /// How long a test waits for what must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -281,20 +282,12 @@ pub(crate) fn deny(message: &str) -> Decision {
 }
 
 pub(crate) fn principal(name: &str) -> VerifiedPrincipal {
-    VerifiedPrincipal {
-        principal: Principal {
-            account: "111122223333".parse().unwrap(),
-            user_id: format!("AIDA{:A<16}", name.to_uppercase()).parse().unwrap(),
-            arn: format!("arn:aws:iam::111122223333:user/{name}"),
-        },
-        assurance: Assurance::AwsMfa,
-        mfa_not_before: 0,
-        serial: "01".to_owned(),
-        not_after: i64::MAX,
-        claimed_end: None,
-        key_hash: [0; 32],
-        aws_request_ids: vec![],
+    Says {
+        name,
+        user_id: &format!("AIDA{:A<16}", name.to_uppercase()),
+        ..Says::default()
     }
+    .verified()
 }
 
 pub(crate) fn target(name: &str) -> Arc<Target> {
@@ -326,8 +319,8 @@ fn issue() -> Issued {
         let key = KeyPair::generate().unwrap();
         let who = principal(name);
         let subject = ClientSubject {
-            principal: who.principal,
-            assurance: who.assurance,
+            principal: who.principal().clone(),
+            assurance: who.assurance(),
             mfa_not_before: now - 60,
             claimed_end: None,
             claimed_serial: None,
@@ -560,7 +553,7 @@ impl Agent {
         alpn: &[u8],
     ) -> std::io::Result<TlsStream<TcpStream>> {
         let (chain, key) = &self.certificates.clients[name];
-        let mut config = ClientConfig::builder_with_provider(crate::tls::provider())
+        let mut config = ClientConfig::builder_with_provider(crate::crypto::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(roots(&self.certificates.root))

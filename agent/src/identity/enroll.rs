@@ -17,13 +17,12 @@ use super::attestation::AttestationState;
 use super::proof::{CheckedProof, CheckedStepUp};
 use super::slots::Slots;
 use super::sts::{StsClient, StsFault};
-use super::{Record, Refusal, caller, lines};
+use super::{PeerTrust, Record, Refusal, caller, lines};
 use crate::ca;
 use crate::ca::ClientSubject;
 use crate::ca::client::ClientCa;
 use crate::config::{Config, RoleArn, format_duration};
 use crate::evidence::agent_event;
-use crate::tls::PeerTrust;
 
 /// How long the client has to answer the challenge: it only signs.
 const PROOF_DEADLINE: Duration = Duration::from_secs(10);

@@ -25,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
 use super::answer::{self, AnswerFault, Attested, Identity};
-use super::region_suffix;
+use crate::aws::region_suffix;
 use crate::config::StsSettings;
 use crate::keys;
 
@@ -115,7 +115,7 @@ impl StsClient {
             Some(path) => bundle(path)?,
             None => system_roots()?,
         };
-        let config = ClientConfig::builder_with_provider(crate::tls::provider())
+        let config = ClientConfig::builder_with_provider(crate::crypto::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| StsFault::Endpoint(error.to_string()))?
             .with_root_certificates(roots)

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use postern_proto::names::{Assurance, Principal};
+use postern_proto::names::Assurance;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
 use super::{Action, Decision, Denial, Policies, PolicyError, Request, Verdict};
 use crate::identity::VerifiedPrincipal;
+use crate::identity::testing::Says;
 use crate::inventory::{Target, TargetLogin};
 
 const OPERATORS: &str = r#"
@@ -79,20 +80,15 @@ fn who(name: &str) -> VerifiedPrincipal {
         "carol" => "AIDACAROLCAROLCAROL1",
         other => panic!("no user {other}"),
     };
-    VerifiedPrincipal {
-        principal: Principal {
-            account: "111122223333".parse().unwrap(),
-            user_id: id.parse().unwrap(),
-            arn: format!("arn:aws:iam::111122223333:user/{name}"),
-        },
-        assurance: Assurance::AwsMfa,
+    Says {
+        name,
+        user_id: id,
         mfa_not_before: NOON.unix_timestamp() - 12 * 3600,
-        serial: format!("0a1b{}", name.len()),
+        serial: &format!("0a1b{}", name.len()),
         not_after: NOON.unix_timestamp() + 3600,
-        claimed_end: None,
-        key_hash: [0; 32],
-        aws_request_ids: vec![],
+        ..Says::default()
     }
+    .verified()
 }
 
 /// A Tuesday.
@@ -305,7 +301,11 @@ fn no_mfa_no_entry_whatever_policy_says() {
         &[("alice connect web-1 as root without-mfa", "no:")],
     );
     let mut request = ask("alice connect web-1 as root fresh");
-    request.who.assurance = Assurance::None;
+    request.who = Says {
+        assurance: Assurance::None,
+        ..Says::default()
+    }
+    .verified();
     let Decision::Deny(no) = policies.decide(&request) else {
         panic!("a certificate without MFA was let in");
     };
@@ -401,7 +401,11 @@ fn a_request_that_lacks_what_its_action_needs_is_denied() {
 #[test]
 fn a_recreated_user_is_not_let_in() {
     let mut request = ask("alice connect web-1 as root");
-    request.who.principal.user_id = "AIDAALICEALICEALICE2".parse().unwrap();
+    request.who = Says {
+        user_id: "AIDAALICEALICEALICE2",
+        ..Says::default()
+    }
+    .verified();
     assert!(matches!(
         policies(&[OPERATORS]).decide(&request),
         Decision::Deny(_)

@@ -5,7 +5,6 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_proto::enroll::{Proof, RefuseCode, StepUp, StsRequest, key_challenge};
-use postern_proto::names::UserId;
 use rcgen::{KeyPair, PublicKeyData as _};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
@@ -14,8 +13,8 @@ use crate::ca::client::ClientCertificate;
 use crate::identity::VerifiedPrincipal;
 use crate::identity::proof::date_of;
 use crate::identity::testing::{
-    ALICE, Bench, FakeSts, ROLE, Reply, Seen, assumed_xml, error, genuine, http, identity_xml,
-    remember, sign,
+    ALICE, Bench, FakeSts, ROLE, Reply, Says, Seen, assumed_xml, error, genuine, http,
+    identity_xml, remember, sign,
 };
 
 const EXPORTED: [u8; 32] = [7; 32];
@@ -46,13 +45,12 @@ impl Lab {
         let (record, events) = remember();
         let state = watch::Sender::new(AttestationState::Open);
         let approvals = Arc::<Approvals>::default();
-        let own = bench.client_ca.certificate();
         let enroller = Enroller::new(
             &bench.config,
             EnrollerParts {
                 sts: client,
                 ca: bench.client_ca.clone(),
-                trust: Arc::new(PeerTrust::load(&bench.config, own, None).unwrap()),
+                trust: bench.trust(),
                 approvals: approvals.clone(),
                 attestation: state.subscribe(),
                 record,
@@ -273,7 +271,7 @@ async fn over_tls_both_sides_bind_the_same_exporter() {
     roots
         .add(lab.bench.server_ca.certificate().clone())
         .unwrap();
-    let mut config = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+    let mut config = rustls::ClientConfig::builder_with_provider(crate::crypto::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots)
@@ -827,19 +825,12 @@ async fn a_step_up_is_an_approval_for_one_key_and_one_open_and_no_certificate() 
     let seen = lab.sts.seen();
     assert_eq!(seen[1].form("TokenCode"), Some("123456"));
     assert!(seen[1].header("x-amz-security-token").is_empty());
-    let who = |key_hash| VerifiedPrincipal {
-        principal: Principal {
-            account: "111122223333".parse().unwrap(),
-            user_id: ALICE.parse::<UserId>().unwrap(),
-            arn: String::new(),
-        },
-        assurance: Assurance::AwsMfa,
-        mfa_not_before: 0,
-        serial: String::new(),
-        not_after: 0,
-        claimed_end: None,
-        key_hash,
-        aws_request_ids: vec![],
+    let who = |key_hash| {
+        Says {
+            key_hash,
+            ..Says::default()
+        }
+        .verified()
     };
     let alice = who(ca::client::key_hash(&spki));
     assert!(

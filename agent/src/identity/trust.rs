@@ -12,13 +12,15 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConnection,
     SignatureScheme,
 };
-
 use tokio::sync::watch;
 
+use super::{DenyFault, DenyHook, DenyList, VerifiedPrincipal};
 use crate::ca::client::{ClientCertificate, MalformedCertificate};
 use crate::config::Config;
-use crate::identity::{DenyFault, DenyHook, DenyList, VerifiedPrincipal};
+use crate::crypto::provider;
 use crate::keys::{self, KeyFault};
+
+mod reload;
 
 /// Whose client certificates are accepted. The trust anchors are the agents' intermediates
 /// themselves: withdrawing one needs no revocation list. Can be replaced while connections live.
@@ -139,7 +141,7 @@ impl PeerTrust {
             changes: watch::Sender::new(0),
             trouble: watch::Sender::new(None),
             hook,
-            algorithms: super::provider().signature_verification_algorithms,
+            algorithms: provider().signature_verification_algorithms,
         })
     }
 
@@ -309,10 +311,9 @@ impl Issuer {
         roots
             .add(certificate.clone())
             .map_err(|error| fault(error.to_string()))?;
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), super::provider())
-                .build()
-                .map_err(|error| fault(error.to_string()))?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|error| fault(error.to_string()))?;
         Ok(Self {
             name: parsed.subject().as_raw().to_vec(),
             not_before: parsed.validity().not_before.timestamp(),
@@ -413,3 +414,6 @@ impl std::fmt::Debug for PeerTrust {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
