@@ -1,6 +1,5 @@
 //! Keys, grants, a genuine sshd, and an agent in front of it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ use super::super::{Credential, HostIdentity, HostKeys, SshEnd, Upstream, serve};
 use crate::ca::ssh::{SshExtension, SshUserCa, UserRequest};
 use crate::evidence::Evidence;
 use crate::identity::testing::Says;
-use crate::inventory::{Target, TargetLogin};
+use crate::inventory::Target;
 use crate::policy::{Action, Grant, Request};
 use crate::session::Session;
 use crate::testing::evidence;
@@ -82,18 +81,9 @@ pub(in crate::ssh) fn host_identity() -> HostIdentity {
 
 pub(in crate::ssh) fn target(name: &str, port: u16) -> Target {
     Target {
-        id: name.parse().unwrap(),
-        name: name.to_owned(),
-        tags: BTreeMap::new(),
-        account: None,
-        region: None,
-        vpc: None,
-        zone: None,
-        platform: "linux".to_owned(),
         address: "127.0.0.1".to_owned(),
-        aliases: vec![],
         ssh_port: port,
-        login: TargetLogin::Certificate,
+        ..(*crate::testing::target(name)).clone()
     }
 }
 
