@@ -11,7 +11,11 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use postern_proto::enroll::{Proof, RefuseCode, StepUp, StsRequest, key_challenge};
+use postern_proto::audit::event::{Event, Fact};
+use postern_proto::enroll::{
+    Binding, Outcome, Proof, RefuseCode, StepUp, StsRequest, key_challenge,
+};
+use postern_proto::names::Assurance;
 use rcgen::{KeyPair, PublicKeyData as _};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 

@@ -1,4 +1,4 @@
-
+use super::response::is_xml;
 use super::*;
 
 #[test]

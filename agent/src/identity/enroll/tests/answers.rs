@@ -1,6 +1,7 @@
 //! What AWS, or somebody in its place, answers.
 
 use super::*;
+use crate::identity::StsFault;
 
 /// A script that answers GetCallerIdentity like this and AssumeRole as usual.
 fn caller_is(arn: &str, user_id: &str, account: &str) -> impl Fn(&Seen) -> Reply + use<> {

@@ -1,6 +1,7 @@
 //! Proofs that prove something else, or nothing.
 
 use super::*;
+use crate::identity::proof::CheckedProof;
 
 #[tokio::test]
 async fn a_session_without_mfa_is_refused() {
