@@ -10,17 +10,16 @@ use postern_proto::names::HostName;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
-use crate::assemble::{
-    Dial, Dialled, Doors, Fresh, Login, NotReached, SshLogin, SshTarget, Trouble,
-};
 use crate::aws::AwsSettings;
 use crate::ca::ssh::{self as ssh_ca, UserRequest};
 use crate::config::Config;
+use crate::doors::{Dial, Dialled, Doors, Fresh, Login, SshLogin, SshTarget, Trouble};
 use crate::evidence::{Evidence, agent_event};
 use crate::identity::Approvals;
 use crate::instance_connect::InstanceConnect;
 use crate::inventory::{Target, TargetLogin};
 use crate::keys::Keys;
+use crate::refusal::NotReached;
 use crate::ssh::{self, Credential, HostIdentity, HostKeys, Upstream, UpstreamError};
 use crate::target::{DialError, Dialer, Settings};
 
