@@ -217,7 +217,12 @@ impl Shared {
             .await;
         match joined {
             Err(GatewayError::Denied(denied)) if denied.code == DenyCode::Policy => {}
-            other => return other,
+            Ok(opened) => {
+                let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+                session.renew(&opened);
+                return Ok(opened);
+            }
+            Err(error) => return Err(error),
         }
         let opened = self.gateway.open(&self.request, &mut early).await?;
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = opened.membership();
