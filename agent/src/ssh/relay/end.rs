@@ -7,7 +7,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::channels::{Content, Way};
-use super::{Flight, Relay, Retiring, land};
+use super::lane::{Flight, land};
+use super::{Relay, Retiring};
 use crate::evidence::{Entry, EvidenceError, Recording};
 use crate::session::{ChannelRefused, Session};
 use crate::ssh::transport::{Transport, TransportError};
