@@ -22,6 +22,7 @@ pub mod identity;
 pub mod output;
 pub mod pipe;
 pub mod ssh;
+pub mod ssm;
 #[cfg(test)]
 mod testing;
 pub mod transport;

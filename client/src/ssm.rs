@@ -1,0 +1,41 @@
+//! The SSM route: sessions of AWS Systems Manager, spoken by ourselves.
+//!
+//! ```text
+//! connect ─ shell ──┐
+//! forward ─ pool ───┼─ Session ─ driver ─ DataChannel (proto) ─ socket ─ TLS ─ ssmmessages
+//! proxy ────────────┘               └──── api (Start, Resume, Terminate), kms
+//! ```
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`api`] | calls to SSM, with fresh credentials each; alone names its SDK |
+//! | [`kms`] | the data key of an encrypted session; alone names that SDK |
+//! | [`target`] | what a person typed -> one managed node |
+//! | [`document`] | which SSM document runs what |
+//! | [`session`] | [`Session`]: the handle that everybody else uses |
+//! | `driver` | one task for each session: data channel, connections, the way back |
+//! | `socket` | a WebSocket over our own TLS |
+//! | [`shell`] | a session on this process's terminal and streams |
+//! | [`error`] | why not, with hints |
+//!
+//! A driver task is owned by its [`Ssm`]: whatever happens to the handle, the session is ended at
+//! AWS too, and [`Ssm::settle`] waits for that. An SSM session outlives the credentials that
+//! started it and nobody else ends it.
+
+pub mod api;
+pub mod document;
+mod driver;
+pub mod error;
+pub mod kms;
+pub mod session;
+pub mod shell;
+mod socket;
+pub mod target;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use api::Ssm;
+pub use error::SsmError;
+pub use session::{End, Event, Reader, Session, Start, Writer};
