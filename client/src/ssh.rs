@@ -9,6 +9,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`link`] | one SSH connection over one pipe |
+//! | `client` | russh's client: settings, handshake, what it asks of us |
 //! | `host_key` | the check of the agent's host certificate |
 //! | [`shell`] | the session channel: requests, streams, signals, status |
 //! | [`terminal`] | raw mode and its restoring, size, modes |
@@ -22,6 +23,7 @@
 //! always reads; output is taken from it by a task that waits for nothing else.
 
 pub mod agent;
+mod client;
 pub mod escape;
 pub mod forward;
 mod host_key;

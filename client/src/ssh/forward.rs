@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::SshError;
-use super::link::{Inbound, Link};
+use super::client::Inbound;
+use super::link::Link;
 use crate::gateway::{Gateway, Membership, Request};
 use crate::output::Printer;
 use spec::{Destination, Dynamic, Local, Remote};

@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 
 use super::SshError;
 use super::agent::Lender;
+use super::client::Inbound;
 use super::escape::{self, Command, Escapes};
-use super::link::{Inbound, Link};
+use super::link::Link;
 use super::status::{Impatience, StatusLine};
 use super::terminal::Size;
 
