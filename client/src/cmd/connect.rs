@@ -52,15 +52,14 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
     };
     let gateway = Gateway::of(context).await?;
     let mut link = Link::open(&gateway, &request, None).await?;
-    describe(context.printer, link.granted());
+    if let Some(granted) = link.granted() {
+        describe(context.printer, granted);
+    }
     let forwarding = if forwards.is_empty() {
         None
     } else {
-        Some(
-            forwards
-                .start(&gateway, &request, link.membership(), context.printer)
-                .await?,
-        )
+        let open = Link::open(&gateway, &request, link.membership());
+        Some(forwards.start(open, context.printer).await?)
     };
     // A terminal has its own line for it.
     let quiet = job.terminal.is_some() && std::io::stdin().is_terminal();

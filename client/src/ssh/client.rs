@@ -4,21 +4,22 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use postern_proto::names::LoginUser;
 use russh::client::{self, ChannelOpenHandle, Handle, Msg};
-use russh::keys::PublicKeyOrCertificate;
+use russh::keys::{Algorithm, PublicKeyOrCertificate};
 use russh::{Channel, ChannelId, ChannelOpenFailure, SshId};
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
+use super::SshError;
 use super::host_key::{CERTIFICATES, Trust};
+use super::login::Login;
 
 /// Our receive window: 100 MB/s at 80 ms one way.
 const WINDOW: u32 = 16 * 1024 * 1024;
 /// The largest packet that russh takes.
 const PACKET: u32 = 65_535;
 
-/// Channels that the agent opens towards us.
+/// Channels that the other side opens towards us.
 pub(super) enum Inbound {
     /// The target wants the local SSH agent.
     Agent(Channel<Msg>, ChannelOpenHandle),
@@ -35,32 +36,55 @@ pub(super) enum Inbound {
 
 pub(super) async fn handshake(
     stream: DuplexStream,
+    config: client::Config,
     handler: Handler,
-    user: LoginUser,
-) -> Result<Handle<Handler>, String> {
-    let mut handle = client::connect_stream(Arc::new(config()), stream, handler)
+    login: Login,
+) -> Result<Handle<Handler>, SshError> {
+    let mut handle = client::connect_stream(Arc::new(config), stream, handler)
         .await
-        .map_err(|error| error.to_string())?;
-    match handle.authenticate_none(user.as_str()).await {
-        Ok(result) if result.success() => Ok(handle),
-        Ok(_) => Err(format!(
-            "it does not take user `{user}` without further authentication"
-        )),
-        Err(error) => Err(error.to_string()),
-    }
+        .map_err(|error| SshError::Protocol(error.to_string()))?;
+    login.prove(&mut handle).await?;
+    Ok(handle)
 }
 
-fn config() -> client::Config {
-    let mut preferred = russh::Preferred::DEFAULT;
+/// For the agent's SSH server, inside its TLS.
+pub(super) fn config_of_agent() -> client::Config {
+    let mut preferred = preferred();
     preferred.host_key_certificates = Cow::Borrowed(CERTIFICATES);
     // The outer TLS is hybrid post-quantum: here the fast ones come first.
     let mut kex = preferred.kex.to_vec();
     kex.sort_by_key(|name| *name != russh::kex::CURVE25519);
     preferred.kex = kex.into();
+    config(preferred)
+}
+
+/// For a host's own SSH server. `known`: the kinds of keys that are known of it, which come first.
+pub(super) fn config_of_host(known: &[Algorithm]) -> client::Config {
+    let mut preferred = preferred();
+    let mut keys = preferred.key.to_vec();
+    keys.sort_by_key(|kind| !known.iter().any(|known| is_same_kind(kind, known)));
+    preferred.key = keys.into();
+    config(preferred)
+}
+
+/// RSA keys are one kind, whatever hash signs with them.
+pub(super) fn is_same_kind(one: &Algorithm, other: &Algorithm) -> bool {
+    match (one, other) {
+        (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }) => true,
+        (one, other) => one == other,
+    }
+}
+
+fn preferred() -> russh::Preferred {
+    let mut preferred = russh::Preferred::DEFAULT;
     let mut cipher = preferred.cipher.to_vec();
     cipher.retain(|name| *name != russh::cipher::AES_128_GCM);
     cipher.insert(0, russh::cipher::AES_128_GCM);
     preferred.cipher = cipher.into();
+    preferred
+}
+
+fn config(preferred: russh::Preferred) -> client::Config {
     client::Config {
         client_id: SshId::Standard(Cow::Borrowed(concat!(
             "SSH-2.0-postern_",
@@ -95,9 +119,13 @@ impl client::Handler for Handler {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let fault = match self.trusted.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(trust)) => trust.check(shown, now).err(),
+        let trust = match self.trusted.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(trust)) => trust.clone(),
             _ => return Ok(false),
+        };
+        let fault = match trust {
+            Trust::Agent(agent) => agent.check(shown, now).err(),
+            Trust::Known(hosts) => hosts.check(shown).await.err(),
         };
         let good = fault.is_none();
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;

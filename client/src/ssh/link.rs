@@ -1,149 +1,85 @@
-//! One SSH connection over one pipe.
+//! One SSH connection, over a pipe of the agent or over an SSM session.
 
-use std::io;
+mod gateway;
+mod ssm;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use postern_proto::audit::note::Checkpoint;
-use postern_proto::gateway::EARLY_DATA;
-use postern_proto::gateway::message::{CloseReason, Granted, OpenKind};
 use russh::client::{Handle, Msg};
 use russh::{Channel, ChannelOpenFailure, Disconnect};
-use tokio::io::{AsyncReadExt as _, DuplexStream};
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::SshError;
-use super::client::{Handler, Inbound, handshake, taken};
+use super::client::{Handler, Inbound, taken};
 use super::host_key::Trust;
-use crate::gateway::{Gateway, Membership, Opened, Request};
 use crate::pipe::outage::Away;
-use crate::pipe::{self, Outcome, PipeError};
 
 /// What russh may write before the pipe takes it: above the sum of the windows that the agent
 /// opens to our channels (2 MiB each), so that russh never waits for its own writes and always
 /// reads. Memory is taken only when used.
 const STREAM: usize = 64 * 1024 * 1024;
-/// For our own identification: it needs no network.
-const IDENTIFICATION: Duration = Duration::from_secs(5);
-/// For the SSH handshake once the pipe is granted.
+/// For the SSH handshake once there is a stream.
 const HANDSHAKE: Duration = Duration::from_secs(30);
-/// For the agent to say `Close`, with its evidence, once SSH is over.
+/// For the other side to say goodbye, with its evidence, once SSH is over.
 const CLOSING: Duration = Duration::from_secs(5);
-/// Channels that the agent opened and nobody looked at yet.
+/// Channels that the other side opened and nobody looked at yet.
 const OFFERS: usize = 16;
 
 /// An authenticated SSH connection.
 pub struct Link {
-    gateway: Arc<Gateway>,
     handle: Handle<Handler>,
-    granted: Granted,
-    membership: Membership,
-    driver: AbortOnDropHandle<Result<Outcome, PipeError>>,
-    // An order to the driver, and that it is over.
-    leave: CancellationToken,
-    left: CancellationToken,
-    seen: Checkpoint,
+    below: Below,
     inbound: Option<mpsc::Receiver<Inbound>>,
     refusal: Arc<Mutex<Option<String>>>,
 }
 
-impl Link {
-    /// Opens a session, or a further pipe of one, and speaks SSH on it up to the authenticated
-    /// connection. Our identification travels with the request.
-    pub async fn open(
-        gateway: &Arc<Gateway>,
-        request: &Request,
-        session: Option<&Membership>,
-    ) -> Result<Self, SshError> {
-        let OpenKind::Ssh { user } = &request.kind else {
-            return Err(SshError::Protocol(
-                "a tunnel carries no SSH of ours".to_owned(),
-            ));
-        };
-        let (near, mut far) = tokio::io::duplex(STREAM);
-        let (trust, trusted) = watch::channel(None);
-        let (offered, inbound) = mpsc::channel(OFFERS);
-        let (refusal, fault) = (Arc::default(), Arc::default());
-        let handler = Handler {
-            trusted,
-            offered,
-            fault: Arc::clone(&fault),
-            refusal: Arc::clone(&refusal),
-        };
-        let handshake =
-            AbortOnDropHandle::new(tokio::spawn(handshake(near, handler, user.clone())));
-        let early = identification(&mut far).await?;
-        let opened = match session {
-            None => gateway.open(request, &early).await?,
-            Some(session) => gateway.join(request, session, &early, None).await?,
-        };
-        let membership = opened.membership();
-        let Opened {
-            granted,
-            mut wire,
-            seen,
-        } = opened;
-        trust.send_replace(Some(Trust {
-            ca: granted.ssh_host_ca.clone().unwrap_or_default(),
-            agent: gateway.agent().id.to_string(),
-        }));
-        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
-        let (order, told) = (leave.clone(), left.clone().drop_guard());
-        let driver = AbortOnDropHandle::new(tokio::spawn(async move {
-            let _told = told;
-            let outcome = tokio::select! {
-                outcome = pipe::relay(&mut wire, &mut far) => outcome,
-                () = order.cancelled() => Err(PipeError::Local(io::ErrorKind::Interrupted.into())),
-            };
-            match &outcome {
-                Ok(_) => wire.farewell(CloseReason::Done).await,
-                // The agent would wait for us to come back.
-                Err(PipeError::Local(_)) => wire.farewell(CloseReason::Client).await,
-                Err(_) => {}
-            }
-            outcome
-        }));
-        let failure = match tokio::time::timeout(HANDSHAKE, handshake).await {
-            Ok(Ok(Ok(handle))) => {
-                return Ok(Self {
-                    gateway: Arc::clone(gateway),
-                    handle,
-                    granted,
-                    membership,
-                    driver,
-                    leave,
-                    left,
-                    seen,
-                    inbound: Some(inbound),
-                    refusal,
-                });
-            }
-            Ok(Ok(Err(reason))) => reason,
-            Ok(Err(_)) => "the handshake was abandoned".to_owned(),
-            Err(_) => format!("no handshake within {} s", HANDSHAKE.as_secs()),
-        };
-        if let Some(fault) = taken(&fault) {
-            return Err(SshError::HostKey(fault));
-        }
-        Err(why(driver, SshError::Protocol(failure)).await)
-    }
+/// What carries it.
+enum Below {
+    Pipe(gateway::Pipe),
+    Ssm(ssm::Stream),
+}
 
-    /// The agent's yes.
-    pub fn granted(&self) -> &Granted {
-        &self.granted
+/// What the handler tells us.
+struct Ears {
+    inbound: mpsc::Receiver<Inbound>,
+    refusal: Arc<Mutex<Option<String>>>,
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+fn parts(trusted: watch::Receiver<Option<Trust>>) -> (Handler, Ears) {
+    let (offered, inbound) = mpsc::channel(OFFERS);
+    let (refusal, fault) = (Arc::default(), Arc::default());
+    let handler = Handler {
+        trusted,
+        offered,
+        fault: Arc::clone(&fault),
+        refusal: Arc::clone(&refusal),
+    };
+    let ears = Ears {
+        inbound,
+        refusal,
+        fault,
+    };
+    (handler, ears)
+}
+
+impl Link {
+    fn new(handle: Handle<Handler>, below: Below, ears: Ears) -> Self {
+        Self {
+            handle,
+            below,
+            inbound: Some(ears.inbound),
+            refusal: ears.refusal,
+        }
     }
 
     /// Tells whether the network is lost.
     pub fn away(&self) -> watch::Receiver<Away> {
-        self.gateway.away()
-    }
-
-    /// What further pipes of this session need.
-    pub fn membership(&self) -> &Membership {
-        &self.membership
+        match &self.below {
+            Below::Pipe(pipe) => pipe.away(),
+            Below::Ssm(stream) => stream.away(),
+        }
     }
 
     /// A session channel.
@@ -182,55 +118,52 @@ impl Link {
         }
     }
 
-    /// The channels that the agent opens; `None` when they are taken already.
+    /// The channels that the other side opens; `None` when they are taken already.
     pub(super) fn inbound(&mut self) -> Option<mpsc::Receiver<Inbound>> {
         self.inbound.take()
     }
 
-    /// Whether the pipe below has ended.
+    /// Whether what carries it has ended.
     pub(super) fn is_over(&self) -> bool {
-        self.handle.is_closed() || self.driver.is_finished()
+        let is_below = match &self.below {
+            Below::Pipe(pipe) => pipe.is_over(),
+            Below::Ssm(stream) => stream.is_over(),
+        };
+        self.handle.is_closed() || is_below
     }
 
-    /// Tells the agent that this pipe is over, whatever runs on it. Bounded.
+    /// Tells the other side that this connection is over, whatever runs on it. Bounded.
     pub(super) async fn leave(&self) {
-        self.leave.cancel();
-        // What is not said by then is not said.
-        let _late = tokio::time::timeout(CLOSING, self.left.cancelled()).await;
+        match &self.below {
+            Below::Pipe(pipe) => pipe.leave().await,
+            Below::Ssm(stream) => stream.leave().await,
+        }
     }
 
-    /// Ends SSH and the pipe, and checks the evidence that the agent closes with. Bounded.
+    /// Ends SSH and what carries it, and checks the evidence that the agent closes with. Bounded.
     pub async fn close(self) -> Result<(), SshError> {
-        let Self {
-            gateway,
-            handle,
-            driver,
-            seen,
-            ..
-        } = self;
-        if gateway.away().borrow().since.is_some() {
+        let away = self.away();
+        let Self { handle, below, .. } = self;
+        if away.borrow().since.is_some() {
             // Nobody hears a farewell: the agent ends the session once its time is over.
             return Ok(());
         }
         // Best effort: a connection that is gone needs no farewell.
         let _gone = handle.disconnect(Disconnect::ByApplication, "", "").await;
         drop(handle);
-        let outcome = match tokio::time::timeout(CLOSING, driver).await {
-            Ok(Ok(outcome)) => outcome?,
-            // The agent took too long to say goodbye: what there was to know is known.
-            _ => return Ok(()),
-        };
-        gateway.check_close(&outcome.close, &seen)?;
-        match pipe::ending(&outcome.close) {
-            Some(sentence) => Err(SshError::Ended(sentence)),
-            None => Ok(()),
+        match below {
+            Below::Pipe(pipe) => pipe.close().await,
+            Below::Ssm(stream) => stream.close().await,
         }
     }
 
-    /// Why the connection broke; `otherwise` when the pipe does not know either.
+    /// Why the connection broke; `otherwise` when what carries it does not know either.
     pub(crate) async fn why(self, otherwise: SshError) -> SshError {
         drop(self.handle);
-        why(self.driver, otherwise).await
+        match self.below {
+            Below::Pipe(pipe) => pipe.why(otherwise).await,
+            Below::Ssm(stream) => stream.why(otherwise).await,
+        }
     }
 
     fn refused(&self, what: &str, error: &russh::Error) -> SshError {
@@ -250,31 +183,5 @@ impl Link {
             what: what.to_owned(),
             reason,
         }
-    }
-}
-
-/// Prefers what the pipe knows about the end to what SSH saw of it.
-async fn why(
-    driver: AbortOnDropHandle<Result<Outcome, PipeError>>,
-    otherwise: SshError,
-) -> SshError {
-    match tokio::time::timeout(CLOSING, driver).await {
-        Ok(Ok(Err(error))) => error.into(),
-        Ok(Ok(Ok(outcome))) => match pipe::ending(&outcome.close) {
-            Some(sentence) => SshError::Ended(sentence),
-            None => otherwise,
-        },
-        _ => otherwise,
-    }
-}
-
-/// Takes what russh says first, to send it with the request.
-async fn identification(stream: &mut DuplexStream) -> Result<Bytes, SshError> {
-    let mut early = BytesMut::with_capacity(EARLY_DATA);
-    match tokio::time::timeout(IDENTIFICATION, stream.read_buf(&mut early)).await {
-        Ok(Ok(length)) if length > 0 => Ok(early.freeze()),
-        _ => Err(SshError::Protocol(
-            "the SSH client did not start".to_owned(),
-        )),
     }
 }
