@@ -15,6 +15,7 @@ pub mod cmd;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod evidence;
 pub mod forward;
 pub mod gateway;
 pub mod http;

@@ -13,7 +13,8 @@
 //! | [`target`] | what a person typed -> one managed node |
 //! | [`document`] | which SSM document runs what |
 //! | [`session`] | [`Session`]: the handle that everybody else uses |
-//! | `driver` | one task for each session: data channel, connections, the way back |
+//! | `driver` | one task for each session: data channel, connection |
+//! | `way_back` | the next connection: ResumeSession, back-off |
 //! | `socket` | a WebSocket over our own TLS |
 //! | [`shell`] | a session on this process's terminal and streams |
 //! | [`error`] | why not, with hints |
@@ -31,6 +32,7 @@ pub mod session;
 pub mod shell;
 mod socket;
 pub mod target;
+mod way_back;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use postern_proto::ssm::payload::SecretText;
 use rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::Context;
@@ -43,8 +44,9 @@ pub struct Ssm {
     context: Context,
     // Whoever asked once for a code in this process does not again, in the middle of a session.
     asked: AtomicBool,
-    /// The tasks of its sessions.
+    /// The tasks of its sessions, and what ends them.
     pub(super) drivers: TaskTracker,
+    pub(super) stop: CancellationToken,
 }
 
 /// A session that AWS has begun.
@@ -67,6 +69,7 @@ impl Ssm {
             context: context.clone(),
             asked: AtomicBool::new(false),
             drivers: TaskTracker::new(),
+            stop: CancellationToken::new(),
         }))
     }
 
@@ -75,8 +78,10 @@ impl Ssm {
         &self.profile.region
     }
 
-    /// Waits until every session that was begun has ended, at AWS too. Bounded by their deadlines.
+    /// Ends every session that is left and waits until AWS was told, within their deadlines.
+    /// Nothing can be started afterwards.
     pub async fn settle(&self) {
+        self.stop.cancel();
         self.drivers.close();
         self.drivers.wait().await;
     }

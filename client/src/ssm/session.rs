@@ -51,7 +51,7 @@ pub enum Event {
 }
 
 /// How a session ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct End {
     /// `None`: normally, or since we ended it.
     pub why: Option<SsmError>,
