@@ -140,6 +140,8 @@ pub enum Via {
     Auto,
     /// Through the agent
     Bastion,
+    /// Through AWS Systems Manager
+    Ssm,
 }
 
 /// `postern connect`.
@@ -158,6 +160,9 @@ pub struct ConnectArgs {
     /// Route to the target
     #[arg(long, value_enum, default_value_t)]
     pub via: Via,
+    /// Through SSM: speak SSH with the target's own server, not the shell of the SSM Agent
+    #[arg(long)]
+    pub ssh: bool,
     /// Forward the SSH agent, where policy allows
     #[arg(short = 'A')]
     pub forward_agent: bool,
@@ -194,6 +199,9 @@ pub struct ForwardArgs {
     /// Ports to carry
     #[arg(required = true, value_name = "[LOCAL:]PORT | [LOCAL:]HOST:PORT")]
     pub ports: Vec<String>,
+    /// SSM sessions at once, over which connections are spread [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub sessions: Option<u8>,
     /// Forward only while this command runs, and return its status
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -210,8 +218,11 @@ pub struct ProxyArgs {
     /// Login user and target
     #[arg(value_name = "USER@TARGET")]
     pub destination: String,
-    /// Port that stock `ssh` names; the inventory knows the real one
+    /// Port that stock `ssh` names; the agent's inventory knows the real one
     pub port: Option<u16>,
+    /// Route to the target
+    #[arg(long, value_enum, default_value_t)]
+    pub via: Via,
 }
 
 /// `postern ssh-config`.

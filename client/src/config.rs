@@ -41,11 +41,13 @@ pub mod variable {
     pub const STORE: &str = "POSTERN_STORE";
     /// The auditor's age identity file.
     pub const AUDITOR_IDENTITY: &str = "POSTERN_AUDITOR_IDENTITY";
+    /// SSM sessions of one forward at once.
+    pub const SSM_SESSIONS: &str = "POSTERN_SSM_SESSIONS";
     /// The six digits.
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
     /// All of them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         CONFIG,
         AGENT,
         AGENT_ID,
@@ -58,9 +60,15 @@ pub mod variable {
         STATE,
         STORE,
         AUDITOR_IDENTITY,
+        SSM_SESSIONS,
         MFA_CODE,
     ];
 }
+
+/// SSM sessions of one forward, when nothing else is said.
+const SSM_SESSIONS: usize = 4;
+/// The most that anybody may ask for: AWS counts sessions per account.
+const SSM_SESSIONS_LIMIT: usize = 16;
 
 /// A copy of the process's variables, so that tests bring their own. An empty variable counts as
 /// absent.
@@ -169,6 +177,8 @@ pub struct Settings {
     pub audit_store: Option<PathBuf>,
     /// The auditor's age identity file.
     pub auditor_identity: Option<PathBuf>,
+    /// SSM sessions of one forward at once.
+    pub ssm_sessions: usize,
     /// The six digits, from the environment.
     pub mfa_code: Option<SecretString>,
 }
@@ -226,6 +236,10 @@ impl Settings {
             auditor_identity: environment
                 .path(variable::AUDITOR_IDENTITY)
                 .or_else(|| file.path(file.auditor_identity.as_deref(), environment)),
+            ssm_sessions: match environment.text(variable::SSM_SESSIONS)? {
+                Some(text) => ssm_sessions(variable::SSM_SESSIONS.to_owned(), text)?,
+                None => file.ssm_sessions()?.unwrap_or(SSM_SESSIONS),
+            },
             mfa_code: environment
                 .text(variable::MFA_CODE)?
                 .map(SecretString::from),
@@ -349,6 +363,17 @@ pub(crate) fn read_small(
         return Err(unreadable(format!("it is larger than {limit} bytes")));
     }
     Ok(bytes)
+}
+
+/// Reads the number of SSM sessions.
+fn ssm_sessions(place: String, text: &str) -> Result<usize, ConfigError> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| (1..=SSM_SESSIONS_LIMIT).contains(number))
+        .ok_or_else(|| ConfigError::Value {
+            place,
+            problem: format!("`{text}` is no number of sessions: 1 to {SSM_SESSIONS_LIMIT}"),
+        })
 }
 
 /// Checks that a text is the ARN of an IAM role.

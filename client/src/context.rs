@@ -31,6 +31,8 @@ pub struct Context {
     pub audit_store: Option<PathBuf>,
     /// The auditor's age identity file.
     pub auditor_identity: Option<PathBuf>,
+    /// SSM sessions of one forward at once.
+    pub ssm_sessions: usize,
     /// A code that was given in the environment.
     pub mfa_code: Option<SecretString>,
     /// Whether somebody can be asked: there is a terminal, with us in its foreground.
@@ -64,6 +66,7 @@ impl Context {
             keyring: settings.keyring,
             audit_store: settings.audit_store,
             auditor_identity: settings.auditor_identity,
+            ssm_sessions: settings.ssm_sessions,
             mfa_code: settings.mfa_code,
             may_ask: terminal::available(),
             environment,

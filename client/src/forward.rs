@@ -294,7 +294,7 @@ async fn connection(
 }
 
 /// Makes the end of a connection that broke look like one: a plain close would be an end of file.
-fn reset(socket: &TcpStream) {
+pub(crate) fn reset(socket: &TcpStream) {
     let set = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
     if let Err(error) = set {
         tracing::debug!(%error, "SO_LINGER");

@@ -16,6 +16,12 @@
 //! | `driver` | one task for each session: data channel, connection |
 //! | `way_back` | the next connection: ResumeSession, back-off |
 //! | `socket` | a WebSocket over our own TLS |
+//! | [`forward`] | listeners, and their connections |
+//! | `pool` | the sessions of one forward |
+//! | `mux`, `basic` | many connections over a session; one |
+//! | `relay` | one connection |
+//! | [`raw`] | one stream, for SSH on top |
+//! | [`claim`] | the evidence of a session, as it begins |
 //! | [`shell`] | a session on this process's terminal and streams |
 //! | [`error`] | why not, with hints |
 //!
@@ -24,10 +30,17 @@
 //! started it and nobody else ends it.
 
 pub mod api;
+mod basic;
+pub mod claim;
 pub mod document;
 mod driver;
 pub mod error;
+pub mod forward;
 pub mod kms;
+mod mux;
+mod pool;
+pub mod raw;
+mod relay;
 pub mod session;
 pub mod shell;
 mod socket;

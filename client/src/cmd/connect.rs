@@ -1,5 +1,7 @@
 //! `postern connect TARGET`: a shell or a command, with our own SSH client.
 
+mod over_ssm;
+
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::cli::ConnectArgs;
 use crate::context::Context;
 use crate::error::Error;
+use crate::evidence::Record;
 use crate::gateway::{Gateway, Request};
 use crate::output::Printer;
 use crate::pipe::outage;
@@ -46,6 +49,9 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
     let forwards = forwards(&args)?;
     let (user, target) = destination(context, args.user.clone(), &args.target)?;
     let mut job = job(context, &args)?;
+    if args.ssh {
+        return over_ssm::run(context, user, &target, job, forwards).await;
+    }
     let request = Request {
         target,
         kind: OpenKind::Ssh { user },
@@ -61,34 +67,35 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
         let open = Link::open(&gateway, &request, link.membership());
         Some(forwards.start(open, context.printer).await?)
     };
-    // A terminal has its own line for it.
-    let quiet = job.terminal.is_some() && std::io::stdin().is_terminal();
-    let (away, printer) = (link.away(), context.printer);
-    let _telling =
-        (!quiet).then(|| AbortOnDropHandle::new(tokio::spawn(outage::tell(away, printer))));
-    let result = on_terminal(&mut link, &mut job).await;
+    let result = on_terminal(context.printer, &mut link, &mut job, None).await;
     if let Some(forwarding) = forwarding {
         forwarding.stop().await;
     }
+    let status = finish(context.printer, link, result).await?;
+    Ok(ExitCode::from(status.code()))
+}
+
+/// Says goodbye once the job is over, however, and tells what there is to tell.
+async fn finish(
+    printer: Printer,
+    link: Link,
+    result: Result<Status, SshError>,
+) -> Result<Status, Error> {
     let status = match result {
         Ok(status) => status,
         Err(error @ SshError::Protocol(_)) => return Err(link.why(error).await.into()),
         Err(error) => return Err(error.into()),
     };
     if let Status::Killed { signal, message } = &status {
-        context
-            .printer
-            .note(format!("killed by signal {signal} {message}").trim_end());
+        printer.note(format!("killed by signal {signal} {message}").trim_end());
     }
     match link.close().await {
         // The status is known: how the connection went afterwards is not the command's matter.
-        Ok(()) | Err(SshError::Pipe(_)) => {}
-        Err(SshError::Ended(reason)) => context
-            .printer
-            .note(format!("the session was ended: {reason}")),
+        Ok(()) | Err(SshError::Pipe(_) | SshError::Carrier(_)) => {}
+        Err(SshError::Ended(reason)) => printer.note(format!("the session was ended: {reason}")),
         Err(error) => return Err(error.into()),
     }
-    Ok(ExitCode::from(status.code()))
+    Ok(status)
 }
 
 /// `USER@TARGET` as `ssh` has it; else the flag, the configuration, the local user.
@@ -210,10 +217,19 @@ fn job(context: &Context, args: &ConnectArgs) -> Result<Job, Error> {
     })
 }
 
-/// Runs the job on this process's terminal and streams.
-async fn on_terminal(link: &mut Link, job: &mut Job) -> Result<Status, SshError> {
+/// Runs the job on this process's terminal and streams. What it shows goes into `record` first,
+/// where the evidence is ours.
+async fn on_terminal(
+    printer: Printer,
+    link: &mut Link,
+    job: &mut Job,
+    record: Option<Record>,
+) -> Result<Status, SshError> {
     let stdin = std::io::stdin();
     let typed = job.terminal.is_some() && stdin.is_terminal();
+    // A terminal has its own line for an outage.
+    let telling = (!typed).then(|| tokio::spawn(outage::tell(link.away(), printer)));
+    let _telling = telling.map(AbortOnDropHandle::new);
     // Dropped at every kind of end: the terminal is then as before.
     let raw = if typed {
         let raw = RawMode::enter(stdin.as_fd()).map_err(|source| SshError::Local {
@@ -234,6 +250,7 @@ async fn on_terminal(link: &mut Link, job: &mut Job) -> Result<Status, SshError>
         output: tokio::io::stdout(),
         error: tokio::io::stderr(),
         typed,
+        record,
     };
     shell::run(link, std::mem::take(job), streams, control).await
 }

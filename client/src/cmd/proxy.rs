@@ -1,5 +1,7 @@
 //! `postern proxy USER@TARGET [PORT]`: carries stock `ssh` over stdin and stdout.
 
+mod ssm;
+
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,11 +9,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use postern_proto::gateway::EARLY_DATA;
 use postern_proto::gateway::message::{CloseReason, OpenKind};
-use postern_proto::names::TargetName;
+use postern_proto::names::{LoginUser, TargetName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::ProxyArgs;
+use crate::cli::{ProxyArgs, Via};
 use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::{Gateway, Opened, Request};
@@ -30,29 +32,34 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Relays until the session ends.
 pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> {
-    let request = request(context, &args)?;
+    let (user, target) = destination(context, &args)?;
     if std::io::stdin().is_terminal() {
         return Err(Error::usage("`proxy` carries the SSH protocol, which no person types")
             .hint("postern ssh-config >> ~/.ssh/config, then ssh TARGET.postern; or `postern connect`"));
     }
+    if args.via == Via::Ssm {
+        // Who logs in there is between `ssh` and the target.
+        let port = args.port.unwrap_or(DEFAULT_PORT);
+        return ssm::run(context, &target, port).await;
+    }
+    let request = Request {
+        target,
+        kind: OpenKind::Ssh { user },
+    };
     let gateway = Gateway::of(context).await?;
     let local = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
     carry(context.printer, &gateway, &request, args.port, local).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn request(context: &Context, args: &ProxyArgs) -> Result<Request, Error> {
+fn destination(context: &Context, args: &ProxyArgs) -> Result<(LoginUser, TargetName), Error> {
     let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
     let stripped = args
         .destination
         .strip_suffix(SUFFIX)
         .unwrap_or(&args.destination);
     let target: TargetName = stripped.parse().map_err(usage)?;
-    let (user, target) = super::connect::destination(context, None, &target)?;
-    Ok(Request {
-        target,
-        kind: OpenKind::Ssh { user },
-    })
+    super::connect::destination(context, None, &target)
 }
 
 /// Opens the session with what the local side says first, checks the port and relays.

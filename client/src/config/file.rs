@@ -15,6 +15,7 @@ const KEYS: &[&str] = &[
     "state",
     "audit_store",
     "auditor_identity",
+    "ssm_sessions",
     "agent",
 ];
 const AGENT_KEYS: &[&str] = &[
@@ -35,6 +36,7 @@ pub(super) struct File {
     pub(super) state: Option<PathBuf>,
     pub(super) audit_store: Option<PathBuf>,
     pub(super) auditor_identity: Option<PathBuf>,
+    ssm_sessions: Option<i64>,
     #[serde(default)]
     pub(super) agent: Vec<AgentSection>,
     /// Relative paths start here.
@@ -96,6 +98,13 @@ impl File {
                     ConfigError::keyring(format!("`keyring` in `{}`", self.path.display()), text)
                 })
             })
+            .transpose()
+    }
+
+    pub(super) fn ssm_sessions(&self) -> Result<Option<usize>, ConfigError> {
+        let place = || format!("`ssm_sessions` in `{}`", self.path.display());
+        self.ssm_sessions
+            .map(|number| super::ssm_sessions(place(), &number.to_string()))
             .transpose()
     }
 

@@ -155,6 +155,7 @@ impl World {
             state: folder.path().join("state"),
             audit_store: None,
             auditor_identity: None,
+            ssm_sessions: 4,
             mfa_code: None,
         };
         let mut context = Context::new(Printer::plain_json(), settings, environment);

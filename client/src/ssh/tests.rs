@@ -427,15 +427,9 @@ async fn forwarding(
 ) -> (Arc<Gateway>, Link, super::forward::Running) {
     let gateway = agent.gateway().await;
     let link = Link::open(&gateway, &request(), None).await.unwrap();
-    let running = forwards
-        .start(
-            &gateway,
-            &request(),
-            link.membership(),
-            Printer::plain_json(),
-        )
-        .await
-        .unwrap();
+    let request = request();
+    let open = Link::open(&gateway, &request, link.membership());
+    let running = forwards.start(open, Printer::plain_json()).await.unwrap();
     (gateway, link, running)
 }
 
@@ -520,17 +514,13 @@ async fn a_listener_that_the_target_refuses_is_an_error() {
     let gateway = agent.gateway().await;
     let link = Link::open(&gateway, &request(), None).await.unwrap();
     let remote = vec![Remote::parse("1:localhost:2").unwrap()];
-    let started = Forwards {
+    let forwards = Forwards {
         remote,
         ..Forwards::default()
-    }
-    .start(
-        &gateway,
-        &request(),
-        link.membership(),
-        Printer::plain_json(),
-    )
-    .await;
+    };
+    let request = request();
+    let open = Link::open(&gateway, &request, link.membership());
+    let started = forwards.start(open, Printer::plain_json()).await;
     let Err(error) = started else {
         panic!("it listens")
     };

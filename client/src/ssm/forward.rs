@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::pool::{Opener, Pool};
-use super::relay::{Ending, Meter, Moved, relay};
+use super::relay::{Ending, Meter, Moved, Witness, relay};
 use super::target::Node;
 use super::{Session, Ssm, Start, claim, document};
 use crate::context::Context;
@@ -228,7 +228,7 @@ async fn connection<O: Opener>(
         _ => HALF_CLOSED,
     };
     let ending = {
-        let meter = Meter::new(&shared.moved, &flow);
+        let meter = Meter::new(&shared.moved, Witness::Flow(&flow));
         let (from, to) = socket.split();
         tokio::select! {
             ending = relay(lease.far(), from, to, &meter, silence) => Some(ending),

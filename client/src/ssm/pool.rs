@@ -27,8 +27,6 @@ use super::session::{Event, Reader, Session, Writer};
 use crate::error::Error;
 use crate::output::Printer;
 
-/// Sessions of a forward, when nothing else is said.
-pub const DEFAULT_LIMIT: usize = 4;
 /// How long a connection waits for a session of its own while it could share one.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an unused session is kept.

@@ -9,10 +9,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::basic::Whole;
-use super::relay::{Ending, Far, Meter, Moved, relay};
+use super::relay::{Ending, Far, Meter, Moved, Witness, relay};
 use super::{Session, Start, claim, document};
 use crate::error::Error;
-use crate::evidence::Flow;
+use crate::evidence::{Flow, Record};
 use crate::pipe::outage::Away;
 
 /// How long the server may be silent after the local side ended: it may still answer what was
@@ -40,7 +40,8 @@ impl Raw {
     }
 
     /// Copies both ways until either side ends or `stop` resolves, then ends the session: what
-    /// the local side said last is waited for. Bounded from there on.
+    /// the local side said last is waited for. Bounded from there on. Every byte is counted in
+    /// `flow` before it moves.
     pub async fn carry<R, W>(
         self,
         from: R,
@@ -52,9 +53,38 @@ impl Raw {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
+        self.relay(from, to, Witness::Flow(flow), stop).await
+    }
+
+    /// The same below a client of ours that writes `record` itself.
+    pub async fn carry_recorded<R, W>(
+        self,
+        from: R,
+        to: W,
+        record: &Record,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Error>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        self.relay(from, to, Witness::Above(record), stop).await
+    }
+
+    async fn relay<R, W>(
+        self,
+        from: R,
+        to: W,
+        witness: Witness<'_>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Error>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
         let mut far = Far::Whole(self.whole);
         let moved = Moved::default();
-        let meter = Meter::new(&moved, flow);
+        let meter = Meter::new(&moved, witness);
         let ending = {
             let relaying = relay(&mut far, from, to, &meter, || LAST_ANSWER);
             tokio::pin!(relaying);

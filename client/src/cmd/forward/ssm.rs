@@ -33,7 +33,7 @@ async fn serve(
     ssm: &Arc<Ssm>,
 ) -> Result<ExitCode, Error> {
     let node = target::find(ssm, args.target.as_str()).await?;
-    let limit = args.sessions.unwrap_or(context.ssm_sessions);
+    let limit = args.sessions.map_or(context.ssm_sessions, usize::from);
     let mut tunnels = Vec::new();
     for forward in forwards {
         tunnels.push(Tunnel::open(context, ssm, &node, forward, limit).await?);

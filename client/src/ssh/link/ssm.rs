@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Below, CLOSING, HANDSHAKE, Link, STREAM, parts};
 use crate::error::Error;
+use crate::evidence::Record;
 use crate::pipe::outage::Away;
 use crate::ssh::SshError;
 use crate::ssh::client::{self, taken};
@@ -29,9 +30,10 @@ pub(super) struct Stream {
 }
 
 impl Link {
-    /// Speaks SSH over `raw` up to the authenticated connection.
+    /// Speaks SSH over `raw` up to the authenticated connection. Whoever uses it writes `record`.
     pub async fn over_ssm(
         raw: Raw,
+        record: Record,
         hosts: KnownHosts,
         login: Login,
         may_ask: bool,
@@ -46,7 +48,7 @@ impl Link {
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             let _told = told;
             let (from, to) = tokio::io::split(far);
-            raw.carry(from, to, order.cancelled()).await
+            raw.carry_recorded(from, to, &record, order.cancelled()).await
         }));
         let time = if may_ask { PATIENCE } else { HANDSHAKE };
         let handshake = client::handshake(near, config, handler, login);
