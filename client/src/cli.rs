@@ -163,6 +163,9 @@ pub struct ConnectArgs {
     /// Through SSM: speak SSH with the target's own server, not the shell of the SSM Agent
     #[arg(long)]
     pub ssh: bool,
+    /// Port of that server
+    #[arg(short = 'p', long, value_name = "PORT", default_value_t = 22, requires = "ssh")]
+    pub port: u16,
     /// Forward the SSH agent, where policy allows
     #[arg(short = 'A')]
     pub forward_agent: bool,

@@ -50,7 +50,7 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
     let (user, target) = destination(context, args.user.clone(), &args.target)?;
     let mut job = job(context, &args)?;
     if args.ssh {
-        return over_ssm::run(context, user, &target, job, forwards).await;
+        return over_ssm::run(context, user, (&target, args.port), job, forwards).await;
     }
     let request = Request {
         target,

@@ -74,6 +74,7 @@ fn streams(
             output: far_output,
             error: far_error,
             typed,
+            record: None,
         },
         control,
         ends,

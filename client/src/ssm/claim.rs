@@ -10,7 +10,7 @@ use crate::evidence::{Carries, Evidence, Facts, Record, SsmSession};
 use crate::identity::{self, IdentityError};
 
 /// What AWS and CloudTrail keep as the reason of every session of ours.
-pub(super) fn reason() -> String {
+pub fn reason() -> String {
     concat!("postern ", env!("CARGO_PKG_VERSION")).to_owned()
 }
 
@@ -43,12 +43,12 @@ pub async fn open(
 }
 
 /// What AWS knows a session by.
-pub fn ssm_session(ssm: &Ssm, session: &Session, start: &Start) -> SsmSession {
+pub(super) fn ssm_session(ssm: &Ssm, session: &Session, start: &Start) -> SsmSession {
     SsmSession {
         id: session.id().to_owned(),
-        document: start.document.clone(),
+        document: session.document().to_owned(),
         region: ssm.region().to_owned(),
         reason: Some(start.reason.clone()),
-        request_id: None,
+        request_id: session.request_id().map(str::to_owned),
     }
 }

@@ -220,10 +220,12 @@ impl Streams {
     /// Carrier: waits until data may be handed in. Calls `told` once if a local program holds
     /// everything up meanwhile. Cancel-safe.
     pub(super) async fn space(&self, told: impl FnOnce(HoldUp)) {
-        if tokio::time::timeout(HOLD_UP, self.has_space())
-            .await
-            .is_ok()
-        {
+        self.space_after(HOLD_UP, told).await;
+    }
+
+    async fn space_after(&self, patience: Duration, told: impl FnOnce(HoldUp)) {
+        let has_space = tokio::time::timeout(patience, self.has_space());
+        if has_space.await.is_ok() {
             return;
         }
         if let Some(hold_up) = self.hold_up() {
@@ -380,11 +382,6 @@ impl Stream {
         let state = self.streams.lock();
         let entry = state.entries.get(&self.id);
         entry.is_some_and(|entry| entry.is_refused)
-    }
-
-    /// Ends the stream and drops what was written but not sent.
-    pub(super) fn reset(self) {
-        self.streams.lock().mux.reset(self.id);
     }
 }
 

@@ -69,7 +69,9 @@ impl<'a> Meter<'a> {
             Witness::Flow(flow) => flow
                 .moved(up, down)
                 .map_err(|error| Ending::Over(error.into()))?,
-            Witness::Above(_) => {}
+            Witness::Above(record) => {
+                tracing::trace!(session = %record.id(), up, down, "below a recorded client");
+            }
             #[cfg(test)]
             Witness::Nobody => {}
         }

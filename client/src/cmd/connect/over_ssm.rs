@@ -20,19 +20,17 @@ use crate::ssm::raw::{self, Raw};
 use crate::ssm::target::{self, Node};
 use crate::ssm::{Session, Ssm, claim};
 
-/// Where sshd listens.
-const PORT: u16 = 22;
-
-/// Runs a shell or a command and returns its status.
+/// Runs a shell or a command and returns its status. `to`: the target, and the port of its SSH
+/// server.
 pub(super) async fn run(
     context: &Context,
     user: LoginUser,
-    name: &TargetName,
+    to: (&TargetName, u16),
     job: Job,
     forwards: Forwards,
 ) -> Result<ExitCode, Error> {
     let ssm = Ssm::of(context)?;
-    let result = connect(context, &ssm, user, name, job, forwards).await;
+    let result = connect(context, &ssm, user, to, job, forwards).await;
     // Whatever happened: what was started at AWS is ended there.
     ssm.settle().await;
     Ok(ExitCode::from(result?.code()))
@@ -42,12 +40,13 @@ async fn connect(
     context: &Context,
     ssm: &Arc<Ssm>,
     user: LoginUser,
-    name: &TargetName,
+    to: (&TargetName, u16),
     mut job: Job,
     forwards: Forwards,
 ) -> Result<Status, Error> {
+    let (name, port) = to;
     let node = target::find(ssm, name.as_str()).await?;
-    let start = raw::start(&node.id, PORT);
+    let start = raw::start(&node.id, port);
     let session = Session::start(ssm, start.clone()).await?;
     let terminal = job.terminal.as_ref();
     let carries = Carries::Ssh {
@@ -61,6 +60,7 @@ async fn connect(
         ssm,
         node: &node,
         typed: name.as_str(),
+        port,
         user,
         record: &record,
     };
@@ -90,6 +90,7 @@ struct Way<'a> {
     ssm: &'a Arc<Ssm>,
     node: &'a Node,
     typed: &'a str,
+    port: u16,
     user: LoginUser,
     record: &'a Record,
 }
@@ -125,7 +126,7 @@ impl Way<'_> {
             printer,
             ..
         } = self.context;
-        let hosts = KnownHosts::of(environment, &self.node.id, self.typed, PORT, *may_ask);
+        let hosts = KnownHosts::of(environment, &self.node.id, self.typed, self.port, *may_ask);
         let login = Login::with_keys(self.user.clone(), environment, *may_ask, *printer);
         Link::over_ssm(
             Raw::of(session),
@@ -139,7 +140,7 @@ impl Way<'_> {
 
     /// A connection for the forwards, in an SSM session of its own.
     async fn another(&self) -> Result<Link, SshError> {
-        let start = raw::start(&self.node.id, PORT);
+        let start = raw::start(&self.node.id, self.port);
         let carrier = |error: Error| SshError::Carrier(error);
         let session = Session::start(self.ssm, start.clone())
             .await
