@@ -14,6 +14,7 @@
 //! | [`terminal`] | raw mode and its restoring, size, modes |
 //! | [`escape`] | `~.` and its like |
 //! | `status` | the line that tells of a lost network |
+//! | `typist` | what a person types: escapes, impatience |
 //! | [`agent`] | lending the local SSH agent |
 //! | [`forward`] | `-L`, `-R`, `-D` |
 //!
@@ -27,10 +28,11 @@ pub mod forward;
 mod host_key;
 pub mod link;
 pub mod shell;
-mod status;
+pub(crate) mod status;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
+pub(crate) mod typist;
 
 use thiserror::Error;
 

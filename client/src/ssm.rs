@@ -11,6 +11,7 @@
 //! | [`api`] | calls to SSM, with fresh credentials each; alone names its SDK |
 //! | [`kms`] | the data key of an encrypted session; alone names that SDK |
 //! | [`target`] | what a person typed -> one managed node |
+//! | [`claim`] | what the evidence says of a session |
 //! | [`document`] | which SSM document runs what |
 //! | [`session`] | [`Session`]: the handle that everybody else uses |
 //! | `driver` | one task for each session: data channel, connection |
@@ -24,6 +25,7 @@
 //! started it and nobody else ends it.
 
 pub mod api;
+pub mod claim;
 pub mod document;
 mod driver;
 pub mod error;
@@ -33,10 +35,6 @@ pub mod shell;
 mod socket;
 pub mod target;
 mod way_back;
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;
 
 pub use api::Ssm;
 pub use error::SsmError;

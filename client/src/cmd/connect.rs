@@ -1,8 +1,11 @@
-//! `postern connect TARGET`: a shell or a command, with our own SSH client.
+//! `postern connect TARGET`: a shell or a command, with our own SSH client, or of the SSM Agent.
+
+mod ssm;
 
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use postern_proto::gateway::message::{Granted, HostKeyCheck, OpenKind};
 use postern_proto::names::{LoginUser, TargetName};
@@ -16,12 +19,16 @@ use crate::error::Error;
 use crate::gateway::{Gateway, Request};
 use crate::output::Printer;
 use crate::pipe::outage;
+use crate::route::{self, Way};
 use crate::ssh::SshError;
 use crate::ssh::forward::Forwards;
 use crate::ssh::forward::spec::{Dynamic, Local, Remote};
 use crate::ssh::link::Link;
 use crate::ssh::shell::{self, Control, Job, Status, Streams, TerminalRequest};
 use crate::ssh::terminal::{RawMode, Size};
+
+/// The number of SIGCONT.
+const CONTINUE: i32 = rustix::process::Signal::CONT.as_raw();
 
 /// Variables that go to the target, as most configurations of `ssh` have it.
 const LOCALE: [&str; 14] = [
@@ -44,21 +51,46 @@ const LOCALE: [&str; 14] = [
 /// Runs a shell or a command and returns its status.
 pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error> {
     let forwards = forwards(&args)?;
-    let (user, target) = destination(context, args.user.clone(), &args.target)?;
-    let mut job = job(context, &args)?;
-    let request = Request {
-        target,
-        kind: OpenKind::Ssh { user },
-    };
-    let gateway = Gateway::of(context).await?;
-    let mut link = Link::open(&gateway, &request, None).await?;
+    let (_, target) = split(&args.target)?;
+    let job = job(context, &args)?;
+    let way = route::open(context, args.via, &target, async |gateway| {
+        let (user, target) = destination(context, args.user.clone(), &args.target)?;
+        let request = Request {
+            target,
+            kind: OpenKind::Ssh { user },
+        };
+        let link = Link::open(gateway, &request, None).await?;
+        Ok((Arc::clone(gateway), request, link))
+    });
+    match way.await? {
+        Way::Bastion((gateway, request, link)) => {
+            bastion(context, &gateway, &request, link, forwards, job).await
+        }
+        Way::Ssm(ssm, node) => {
+            let result = ssm::run(context, &args, &ssm, &node).await;
+            // Whatever happened: what was started at AWS is ended there.
+            ssm.settle().await;
+            result
+        }
+    }
+}
+
+/// Over a connection to the agent.
+async fn bastion(
+    context: &Context,
+    gateway: &Arc<Gateway>,
+    request: &Request,
+    mut link: Link,
+    forwards: Forwards,
+    mut job: Job,
+) -> Result<ExitCode, Error> {
     describe(context.printer, link.granted());
     let forwarding = if forwards.is_empty() {
         None
     } else {
         Some(
             forwards
-                .start(&gateway, &request, link.membership(), context.printer)
+                .start(gateway, request, link.membership(), context.printer)
                 .await?,
         )
     };
@@ -99,13 +131,7 @@ pub(super) fn destination(
     target: &TargetName,
 ) -> Result<(LoginUser, TargetName), Error> {
     let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
-    let (named, target) = match target.as_str().split_once('@') {
-        Some((user, target)) => (
-            Some(user.parse().map_err(usage)?),
-            target.parse().map_err(usage)?,
-        ),
-        None => (None, target.clone()),
-    };
+    let (named, target) = split(target)?;
     if let Some(user) = flag.or(named) {
         return Ok((user, target));
     }
@@ -123,6 +149,18 @@ pub(super) fn destination(
             .hint("postern connect --user NAME TARGET, or `user` in the configuration")
     })?;
     Ok((user.parse().map_err(usage)?, target))
+}
+
+/// `USER@TARGET`, or no user.
+fn split(target: &TargetName) -> Result<(Option<LoginUser>, TargetName), Error> {
+    let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
+    match target.as_str().split_once('@') {
+        Some((user, target)) => Ok((
+            Some(user.parse().map_err(usage)?),
+            target.parse().map_err(usage)?,
+        )),
+        None => Ok((None, target.clone())),
+    }
 }
 
 /// What `-v` tells about a grant.
@@ -235,6 +273,7 @@ async fn on_terminal(link: &mut Link, job: &mut Job) -> Result<Status, SshError>
         output: tokio::io::stdout(),
         error: tokio::io::stderr(),
         typed,
+        raw: raw.as_ref(),
     };
     shell::run(link, std::mem::take(job), streams, control).await
 }
@@ -247,10 +286,16 @@ async fn watch(orders: mpsc::Sender<Control>, typed: bool) -> std::io::Result<()
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut resize = signal(SignalKind::window_change())?;
+    // A client that was suspended was not told of new sizes.
+    let mut go_on = signal(SignalKind::from_raw(CONTINUE))?;
     let mut passed = false;
     loop {
         let order = tokio::select! {
             Some(()) = resize.recv() => match Size::of(std::io::stdin()) {
+                Some(size) if typed => Control::Resize(size),
+                _ => continue,
+            },
+            Some(()) = go_on.recv() => match Size::of(std::io::stdin()) {
                 Some(size) if typed => Control::Resize(size),
                 _ => continue,
             },
