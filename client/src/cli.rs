@@ -130,12 +130,15 @@ pub struct LsArgs {
     /// Only targets that match all of these: part of a name, id or address, or `tag:KEY=VALUE`
     #[arg(value_name = "FILTER")]
     pub filters: Vec<String>,
+    /// Whose targets: the agent's or those that SSM manages [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// Ways to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Via {
-    /// The agent that is configured
+    /// The agent if it is configured, answers and knows the target, else SSM
     #[default]
     Auto,
     /// Through the agent
@@ -157,9 +160,9 @@ pub struct ConnectArgs {
     /// Login user on the target
     #[arg(short = 'l', long)]
     pub user: Option<LoginUser>,
-    /// Route to the target
-    #[arg(long, value_enum, default_value_t)]
-    pub via: Via,
+    /// Route to the target [default: auto] [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
     /// Through SSM: speak SSH with the target's own server, not the shell of the SSM Agent
     #[arg(long)]
     pub ssh: bool,
@@ -208,9 +211,9 @@ pub struct ForwardArgs {
     /// Forward only while this command runs, and return its status
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
-    /// Route to the target
-    #[arg(long, value_enum, default_value_t)]
-    pub via: Via,
+    /// Route to the target [default: auto] [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// `postern proxy`.
@@ -223,9 +226,9 @@ pub struct ProxyArgs {
     pub destination: String,
     /// Port that stock `ssh` names; the agent's inventory knows the real one
     pub port: Option<u16>,
-    /// Route to the target
-    #[arg(long, value_enum, default_value_t)]
-    pub via: Via,
+    /// Route to the target [default: auto] [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// `postern ssh-config`.

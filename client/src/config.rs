@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum as _;
 use postern_proto::names::AgentId;
 use secrecy::SecretString;
 
-use crate::cli::GlobalArgs;
+use crate::cli::{GlobalArgs, Via};
 
 mod agent;
 mod file;
@@ -43,6 +44,8 @@ pub mod variable {
     pub const AUDITOR_IDENTITY: &str = "POSTERN_AUDITOR_IDENTITY";
     /// SSM sessions of one forward at once.
     pub const SSM_SESSIONS: &str = "POSTERN_SSM_SESSIONS";
+    /// Route to targets: `auto`, `bastion` or `ssm`.
+    pub const VIA: &str = "POSTERN_VIA";
     /// The six digits.
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
@@ -61,6 +64,7 @@ pub mod variable {
         STORE,
         AUDITOR_IDENTITY,
         SSM_SESSIONS,
+        VIA,
         MFA_CODE,
     ];
 }
@@ -169,6 +173,8 @@ pub struct Settings {
     pub profile_named: bool,
     /// Login user when a command names none.
     pub login_user: Option<String>,
+    /// Route to targets when a command names none.
+    pub via: Via,
     /// See [`KeyringChoice`].
     pub keyring: KeyringChoice,
     /// Folder of what the client keeps.
@@ -213,6 +219,10 @@ impl Settings {
                 .ok_or_else(|| ConfigError::keyring(variable::KEYRING.to_owned(), text))?,
             None => file.keyring()?.unwrap_or_default(),
         };
+        let via = match environment.text(variable::VIA)? {
+            Some(text) => route(variable::VIA.to_owned(), text)?,
+            None => file.via()?.unwrap_or_default(),
+        };
         let state = environment
             .path(variable::STATE)
             .or_else(|| file.path(file.state.as_deref(), environment))
@@ -228,6 +238,7 @@ impl Settings {
                 .text(variable::USER)?
                 .map(str::to_owned)
                 .or_else(|| file.user.clone()),
+            via,
             keyring,
             state,
             audit_store: environment
@@ -245,6 +256,14 @@ impl Settings {
                 .map(SecretString::from),
         })
     }
+}
+
+/// Parses a route from `place`.
+fn route(place: String, text: &str) -> Result<Via, ConfigError> {
+    Via::from_str(text, false).map_err(|_| ConfigError::Value {
+        place,
+        problem: format!("`{text}` is no route: auto, bastion or ssm"),
+    })
 }
 
 fn default_file(environment: &Environment) -> Option<PathBuf> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use crate::cli::GlobalArgs;
+use crate::cli::{GlobalArgs, Via};
 use crate::config::{AgentProfile, ConfigError, Environment, KeyringChoice, Settings};
 use crate::error::Error;
 use crate::identity::{Memory, terminal};
@@ -23,6 +23,8 @@ pub struct Context {
     pub profile_named: bool,
     /// Login user when the command names none.
     pub login_user: Option<String>,
+    /// Route to targets when a command names none.
+    pub via: Via,
     /// Folder of what the client keeps: sessions (encrypted), newest checkpoints.
     pub state: PathBuf,
     /// Where the wrapping key of the kept sessions is.
@@ -62,6 +64,7 @@ impl Context {
             profile: settings.profile,
             profile_named: settings.profile_named,
             login_user: settings.login_user,
+            via: settings.via,
             state: settings.state,
             keyring: settings.keyring,
             audit_store: settings.audit_store,

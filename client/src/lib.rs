@@ -22,6 +22,7 @@ pub mod http;
 pub mod identity;
 pub mod output;
 pub mod pipe;
+pub mod route;
 pub mod ssh;
 pub mod ssm;
 #[cfg(test)]

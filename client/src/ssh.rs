@@ -17,6 +17,7 @@
 //! | [`terminal`] | raw mode and its restoring, size, modes |
 //! | [`escape`] | `~.` and its like |
 //! | `status` | the line that tells of a lost network |
+//! | `typist` | what a person types: escapes, impatience |
 //! | [`agent`] | lending the local SSH agent |
 //! | [`forward`] | `-L`, `-R`, `-D` |
 //!
@@ -33,10 +34,11 @@ pub mod known_hosts;
 pub mod link;
 pub mod login;
 pub mod shell;
-mod status;
+pub(crate) mod status;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
+pub(crate) mod typist;
 
 use thiserror::Error;
 

@@ -11,6 +11,7 @@
 //! | [`api`] | calls to SSM, with fresh credentials each; alone names its SDK |
 //! | [`kms`] | the data key of an encrypted session; alone names that SDK |
 //! | [`target`] | what a person typed -> one managed node |
+//! | [`claim`] | what the evidence says of a session |
 //! | [`document`] | which SSM document runs what |
 //! | [`session`] | [`Session`]: the handle that everybody else uses |
 //! | `driver` | one task for each session: data channel, connection |
@@ -46,10 +47,6 @@ pub mod shell;
 mod socket;
 pub mod target;
 mod way_back;
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;
 
 pub use api::Ssm;
 pub use error::SsmError;

@@ -1,10 +1,12 @@
-//! `postern connect TARGET`: a shell or a command, with our own SSH client.
+//! `postern connect TARGET`: a shell or a command, with our own SSH client, or of the SSM Agent.
 
 mod over_ssm;
+mod ssm;
 
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use postern_proto::gateway::message::{Granted, HostKeyCheck, OpenKind};
 use postern_proto::names::{LoginUser, TargetName};
@@ -19,12 +21,16 @@ use crate::evidence::Record;
 use crate::gateway::{Gateway, Request};
 use crate::output::Printer;
 use crate::pipe::outage;
+use crate::route::{self, Way};
 use crate::ssh::SshError;
 use crate::ssh::forward::Forwards;
 use crate::ssh::forward::spec::{Dynamic, Local, Remote};
 use crate::ssh::link::Link;
 use crate::ssh::shell::{self, Control, Job, Status, Streams, TerminalRequest};
 use crate::ssh::terminal::{RawMode, Size};
+
+/// The number of SIGCONT.
+const CONTINUE: i32 = rustix::process::Signal::CONT.as_raw();
 
 /// Variables that go to the target, as most configurations of `ssh` have it.
 const LOCALE: [&str; 14] = [
@@ -47,24 +53,50 @@ const LOCALE: [&str; 14] = [
 /// Runs a shell or a command and returns its status.
 pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error> {
     let forwards = forwards(&args)?;
-    let (user, target) = destination(context, args.user.clone(), &args.target)?;
-    let mut job = job(context, &args)?;
-    if args.ssh {
-        return over_ssm::run(context, user, (&target, args.port), job, forwards).await;
+    let (_, target) = split(&args.target)?;
+    let job = job(context, &args)?;
+    let way = route::open(context, args.via, &target, async |gateway| {
+        let (user, target) = destination(context, args.user.clone(), &args.target)?;
+        let request = Request {
+            target,
+            kind: OpenKind::Ssh { user },
+        };
+        let link = Link::open(gateway, &request, None).await?;
+        Ok((Arc::clone(gateway), request, link))
+    });
+    match way.await? {
+        Way::Bastion((gateway, request, link)) => {
+            bastion(context, &gateway, &request, link, forwards, job).await
+        }
+        Way::Ssm(ssm, node) => {
+            let result = if args.ssh {
+                over_ssm::run(context, &args, &ssm, &node, forwards, job).await
+            } else {
+                ssm::run(context, &args, &ssm, &node).await
+            };
+            // Whatever happened: what was started at AWS is ended there.
+            ssm.settle().await;
+            result
+        }
     }
-    let request = Request {
-        target,
-        kind: OpenKind::Ssh { user },
-    };
-    let gateway = Gateway::of(context).await?;
-    let mut link = Link::open(&gateway, &request, None).await?;
+}
+
+/// Over a connection to the agent.
+async fn bastion(
+    context: &Context,
+    gateway: &Arc<Gateway>,
+    request: &Request,
+    mut link: Link,
+    forwards: Forwards,
+    mut job: Job,
+) -> Result<ExitCode, Error> {
     if let Some(granted) = link.granted() {
         describe(context.printer, granted);
     }
     let forwarding = if forwards.is_empty() {
         None
     } else {
-        let open = Link::open(&gateway, &request, link.membership());
+        let open = Link::open(gateway, request, link.membership());
         Some(forwards.start(open, context.printer).await?)
     };
     let result = on_terminal(context.printer, &mut link, &mut job, None).await;
@@ -105,13 +137,7 @@ pub(super) fn destination(
     target: &TargetName,
 ) -> Result<(LoginUser, TargetName), Error> {
     let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
-    let (named, target) = match target.as_str().split_once('@') {
-        Some((user, target)) => (
-            Some(user.parse().map_err(usage)?),
-            target.parse().map_err(usage)?,
-        ),
-        None => (None, target.clone()),
-    };
+    let (named, target) = split(target)?;
     if let Some(user) = flag.or(named) {
         return Ok((user, target));
     }
@@ -129,6 +155,18 @@ pub(super) fn destination(
             .hint("postern connect --user NAME TARGET, or `user` in the configuration")
     })?;
     Ok((user.parse().map_err(usage)?, target))
+}
+
+/// `USER@TARGET`, or no user.
+fn split(target: &TargetName) -> Result<(Option<LoginUser>, TargetName), Error> {
+    let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
+    match target.as_str().split_once('@') {
+        Some((user, target)) => Ok((
+            Some(user.parse().map_err(usage)?),
+            target.parse().map_err(usage)?,
+        )),
+        None => Ok((None, target.clone())),
+    }
 }
 
 /// What `-v` tells about a grant.
@@ -250,6 +288,7 @@ async fn on_terminal(
         output: tokio::io::stdout(),
         error: tokio::io::stderr(),
         typed,
+        raw: raw.as_ref(),
         record,
     };
     shell::run(link, std::mem::take(job), streams, control).await
@@ -263,10 +302,16 @@ async fn watch(orders: mpsc::Sender<Control>, typed: bool) -> std::io::Result<()
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut resize = signal(SignalKind::window_change())?;
+    // A client that was suspended was not told of new sizes.
+    let mut go_on = signal(SignalKind::from_raw(CONTINUE))?;
     let mut passed = false;
     loop {
         let order = tokio::select! {
             Some(()) = resize.recv() => match Size::of(std::io::stdin()) {
+                Some(size) if typed => Control::Resize(size),
+                _ => continue,
+            },
+            Some(()) = go_on.recv() => match Size::of(std::io::stdin()) {
                 Some(size) if typed => Control::Resize(size),
                 _ => continue,
             },

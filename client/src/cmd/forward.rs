@@ -3,6 +3,7 @@
 mod ssm;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::process::Command;
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{ForwardArgs, Via};
+use crate::cli::ForwardArgs;
 use crate::context::Context;
 use crate::error::Error;
 use crate::forward::spec::Forward;
@@ -19,6 +20,7 @@ use crate::forward::{Totals, Tunnel};
 use crate::gateway::Gateway;
 use crate::output::Printer;
 use crate::pipe::outage;
+use crate::route::{self, Refusal, Way};
 
 /// The variable that tells COMMAND where the first forward listens.
 const PORT: &str = "POSTERN_FORWARD_PORT";
@@ -41,31 +43,64 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<ExitCode, Error
         .iter()
         .map(|text| Forward::parse(text))
         .collect::<Result<_, _>>()?;
-    match args.via {
-        Via::Ssm => ssm::run(context, &args, &forwards).await,
-        Via::Auto | Via::Bastion => bastion(context, &args, &forwards).await,
+    let way = route::open(context, args.via, &args.target, async |gateway| {
+        Ok((
+            Arc::clone(gateway),
+            Bastion::open(context, gateway, &args, &forwards).await?,
+        ))
+    });
+    match way.await? {
+        Way::Bastion((gateway, bastion)) => {
+            serve_bastion(context, &gateway, bastion, &args, &forwards).await
+        }
+        Way::Ssm(ssm, node) => {
+            let result = ssm::run(context, &args, &forwards, &ssm, &node).await;
+            // Whatever happened: what was started at AWS is ended there.
+            ssm.settle().await;
+            result
+        }
     }
 }
 
 /// Through the agent: a session for each forward.
-async fn bastion(
+struct Bastion {
+    tunnels: Vec<Tunnel>,
+    endings: mpsc::Receiver<Error>,
+}
+
+impl Bastion {
+    async fn open(
+        context: &Context,
+        gateway: &Arc<Gateway>,
+        args: &ForwardArgs,
+        forwards: &[Forward],
+    ) -> Result<Self, Refusal> {
+        let (ended, endings) = mpsc::channel(1);
+        let mut tunnels = Vec::new();
+        for forward in forwards {
+            let opened = Tunnel::open(
+                gateway,
+                &args.target,
+                forward,
+                context.printer,
+                ended.clone(),
+            );
+            tunnels.push(opened.await?);
+        }
+        Ok(Self { tunnels, endings })
+    }
+}
+
+async fn serve_bastion(
     context: &Context,
+    gateway: &Gateway,
+    Bastion {
+        tunnels,
+        mut endings,
+    }: Bastion,
     args: &ForwardArgs,
     forwards: &[Forward],
 ) -> Result<ExitCode, Error> {
-    let gateway = Gateway::of(context).await?;
-    let (ended, mut endings) = mpsc::channel(1);
-    let mut tunnels = Vec::new();
-    for forward in forwards {
-        let opened = Tunnel::open(
-            &gateway,
-            &args.target,
-            forward,
-            context.printer,
-            ended.clone(),
-        );
-        tunnels.push(opened.await?);
-    }
     for (tunnel, forward) in tunnels.iter().zip(forwards) {
         let granted = tunnel.granted();
         super::connect::describe(context.printer, granted);

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::agent::Parts;
-use super::{AgentProfile, ConfigError, Environment, KeyringChoice, read_small};
+use super::{AgentProfile, ConfigError, Environment, KeyringChoice, read_small, route};
+use crate::cli::Via;
 
 const FILE_LIMIT: u64 = 1024 * 1024;
 const KEYS: &[&str] = &[
     "profile",
     "user",
+    "via",
     "keyring",
     "state",
     "audit_store",
@@ -32,6 +34,7 @@ const AGENT_KEYS: &[&str] = &[
 pub(super) struct File {
     pub(super) profile: Option<String>,
     pub(super) user: Option<String>,
+    via: Option<String>,
     keyring: Option<String>,
     pub(super) state: Option<PathBuf>,
     pub(super) audit_store: Option<PathBuf>,
@@ -88,6 +91,14 @@ impl File {
         file.folder = path.parent().map(Path::to_owned).unwrap_or_default();
         path.clone_into(&mut file.path);
         Ok(file)
+    }
+
+    pub(super) fn via(&self) -> Result<Option<Via>, ConfigError> {
+        let place = || format!("`via` in `{}`", self.path.display());
+        self.via
+            .as_deref()
+            .map(|text| route(place(), text))
+            .transpose()
     }
 
     pub(super) fn keyring(&self) -> Result<Option<KeyringChoice>, ConfigError> {

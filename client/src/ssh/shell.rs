@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 use super::SshError;
 use super::agent::Lender;
 use super::client::Inbound;
-use super::escape::{self, Command, Escapes};
+use super::escape;
 use super::link::Link;
-use super::status::{Impatience, StatusLine};
-use super::terminal::Size;
+use super::status::StatusLine;
+use super::terminal::{RawMode, Size};
+use super::typist::Typist;
 use crate::evidence::{EvidenceError, Record};
 
 /// Bytes taken from the local input at once.
@@ -48,7 +49,7 @@ pub struct TerminalRequest {
 }
 
 /// Where the job's streams go.
-pub struct Streams<I, O, E> {
+pub struct Streams<'r, I, O, E> {
     /// Its standard input.
     pub input: I,
     /// Its standard output.
@@ -57,6 +58,8 @@ pub struct Streams<I, O, E> {
     pub error: E,
     /// Whether a person types: then `~.` ends the session.
     pub typed: bool,
+    /// Their terminal's raw mode, to leave it while the client is suspended.
+    pub raw: Option<&'r RawMode<'r>>,
     /// Takes what is shown before it is shown, where the evidence is ours.
     pub record: Option<Record>,
 }
@@ -103,7 +106,7 @@ impl Status {
 pub async fn run<I, O, E>(
     link: &mut Link,
     job: Job,
-    streams: Streams<I, O, E>,
+    streams: Streams<'_, I, O, E>,
     control: mpsc::Receiver<Control>,
 ) -> Result<Status, SshError>
 where
@@ -119,11 +122,12 @@ where
         output,
         error,
         typed,
+        raw,
         record,
     } = streams;
     let (help, helped) = mpsc::channel(1);
     let status = typed.then(|| StatusLine::new(link.away()));
-    let person = typed.then(|| Impatience::new(link.away()));
+    let typist = typed.then(|| Typist::new(link.away(), help, raw));
     let shown = Shown {
         output,
         error,
@@ -133,7 +137,7 @@ where
     let lender = job.lend_agent.map(Lender::new);
     tokio::select! {
         ended = listen => ended,
-        left = feed(input, &writer, person, help, record.as_ref()) => left,
+        left = feed(input, &writer, typist, record.as_ref()) => left,
         left = obey(control, &writer, record.as_ref()) => left,
         never = lend(link.inbound(), lender) => never,
     }
@@ -274,7 +278,7 @@ where
 }
 
 /// What the status line says next; nothing for ever where there is none.
-async fn told(status: &mut Option<StatusLine>) -> String {
+pub(crate) async fn told(status: &mut Option<StatusLine>) -> String {
     match status {
         Some(status) => status.next().await,
         None => pending().await,
@@ -299,11 +303,9 @@ fn refused(asked: Option<Asked>) -> Result<&'static [u8], SshError> {
 async fn feed<I: AsyncRead + Unpin>(
     mut input: I,
     writer: &ChannelWriteHalf<Msg>,
-    mut person: Option<Impatience>,
-    help: mpsc::Sender<()>,
+    mut typist: Option<Typist<'_>>,
     record: Option<&Record>,
 ) -> Result<Status, SshError> {
-    let mut escapes = person.is_some().then(Escapes::default);
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ);
@@ -314,29 +316,18 @@ async fn feed<I: AsyncRead + Unpin>(
             let _gone = writer.eof().await;
             return pending().await;
         }
-        if let Some(person) = &mut person
-            && person.gives_up(&buffer)
-        {
-            return Ok(Status::Left);
-        }
-        let bytes = match &mut escapes {
-            None => buffer.split(),
-            Some(escapes) => {
-                let mut kept = BytesMut::with_capacity(length + 1);
-                match escapes.feed(&buffer.split(), &mut kept) {
-                    Some(Command::Disconnect) => return Ok(Status::Left),
-                    Some(Command::Help) => {
-                        let _shown = help.try_send(());
-                    }
-                    None => {}
-                }
-                kept
-            }
+        let typed = buffer.split().freeze();
+        let bytes = match &mut typist {
+            None => typed,
+            Some(typist) => match typist.take(&typed) {
+                Some(bytes) => bytes,
+                None => return Ok(Status::Left),
+            },
         };
         if let Some(record) = record {
             record.input(&bytes).await.map_err(evidence)?;
         }
-        if writer.data_bytes(bytes.freeze()).await.is_err() {
+        if writer.data_bytes(bytes).await.is_err() {
             return pending().await;
         }
     }

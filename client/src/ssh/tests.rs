@@ -54,7 +54,7 @@ struct Ends {
 fn streams(
     typed: bool,
 ) -> (
-    Streams<DuplexStream, DuplexStream, DuplexStream>,
+    Streams<'static, DuplexStream, DuplexStream, DuplexStream>,
     mpsc::Receiver<Control>,
     Ends,
 ) {
@@ -74,6 +74,7 @@ fn streams(
             output: far_output,
             error: far_error,
             typed,
+            raw: None,
             record: None,
         },
         control,

@@ -9,6 +9,7 @@ use aws_sdk_ssm::config::retry::RetryConfig;
 use aws_sdk_ssm::config::timeout::TimeoutConfig;
 use aws_sdk_ssm::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ssm::operation::RequestId as _;
 use aws_sdk_ssm::types::{InstanceInformation, InstanceInformationStringFilter};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -24,6 +25,7 @@ use crate::identity::sts::{TemporaryKeys, deepest};
 use crate::identity::trust::{TrustError, https, tls_config};
 use crate::identity::{self, IdentityError};
 
+use super::document;
 use super::error::SsmError;
 use super::session::Start;
 use super::target::Node;
@@ -55,6 +57,8 @@ pub(super) struct Started {
     pub(super) token: SecretText,
     /// Of all its connections, unchanged.
     pub(super) url: String,
+    /// AWS's id of the request.
+    pub(super) request_id: Option<String>,
 }
 
 impl Ssm {
@@ -88,22 +92,39 @@ impl Ssm {
 
     /// StartSession.
     pub(super) async fn start(&self, start: &Start) -> Result<Started, SsmError> {
+        match self.start_with(start, Some(&start.document)).await {
+            // The account never kept preferences; AWS has its own, under no name.
+            Err(SsmError::Refused { code, .. })
+                if code == "InvalidDocument" && start.document == document::SHELL =>
+            {
+                self.start_with(start, None).await
+            }
+            started => started,
+        }
+    }
+
+    async fn start_with(&self, start: &Start, document: Option<&str>) -> Result<Started, SsmError> {
+        let parameters =
+            (!start.parameters.is_empty()).then(|| start.parameters.clone().into_iter().collect());
+        let reason = (!start.reason.is_empty()).then(|| start.reason.clone());
         let answer = self
             .call("StartSession", Some(&start.target), |client| {
                 client
                     .start_session()
                     .target(&start.target)
-                    .document_name(&start.document)
-                    .set_parameters(Some(start.parameters.clone().into_iter().collect()))
-                    .reason(&start.reason)
+                    .set_document_name(document.map(str::to_owned))
+                    .set_parameters(parameters.clone())
+                    .set_reason(reason.clone())
                     .send()
             })
             .await?;
+        let request_id = answer.request_id().map(str::to_owned);
         match (answer.session_id, answer.token_value, answer.stream_url) {
             (Some(id), Some(token), Some(url)) => Ok(Started {
                 id,
                 token: SecretText::new(token),
                 url,
+                request_id,
             }),
             _ => Err(unusable("StartSession without session, token or URL")),
         }

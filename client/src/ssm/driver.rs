@@ -19,7 +19,7 @@ use postern_proto::ssm::channel::{
     CloseReason, Closed, Config, DataChannel, Event as ChannelEvent, KeyRequest, Opened, Seed,
 };
 use postern_proto::ssm::message::MessageId;
-use postern_proto::ssm::payload::{Flag, SecretText, TerminalSize};
+use postern_proto::ssm::payload::{Flag, TerminalSize};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout};
@@ -93,7 +93,9 @@ fn random() -> Result<Random, SsmError> {
 struct Driver {
     ssm: Arc<Ssm>,
     id: String,
+    request_id: Option<String>,
     target: String,
+    document: String,
     channel: DataChannel,
     link: Link,
     way: WayBack,
@@ -121,6 +123,15 @@ enum Link {
     Down,
 }
 
+/// What a turn waited for.
+enum Happened {
+    Stop,
+    Ordered(Option<Order>),
+    Turned(Turn),
+    Answered(Result<DataKey, SsmError>),
+    Nothing,
+}
+
 /// What a link did.
 enum Turn {
     Worked,
@@ -140,7 +151,12 @@ impl Driver {
     fn new(
         ssm: Arc<Ssm>,
         start: Start,
-        Started { id, token, url }: Started,
+        Started {
+            id,
+            token,
+            url,
+            request_id,
+        }: Started,
         ends: Ends,
         (seed, client): Random,
     ) -> Self {
@@ -157,7 +173,9 @@ impl Driver {
             payload: Arc::new(AtomicUsize::new(channel.payload())),
             stop: ssm.stop.child_token(),
             ended: watch::Sender::new(None),
+            request_id,
             target: start.target,
+            document: start.document,
             orders: ends.orders,
             is_mute: false,
             events: ends.events,
@@ -225,6 +243,8 @@ impl Driver {
         self.is_port = opened.port.is_some();
         let shared = Shared {
             id: self.id.clone(),
+            request_id: self.request_id.clone(),
+            document: self.document.clone(),
             opened,
             away: self.way.outages().watch(),
             payload: Arc::clone(&self.payload),
@@ -296,21 +316,32 @@ impl Driver {
             stop,
             ..
         } = self;
-        tokio::select! {
-            () = stop.cancelled() => return Some(Outcome::Stopped),
-            () = events.closed() => return Some(Outcome::Stopped),
+        let happened = tokio::select! {
+            () = stop.cancelled() => Happened::Stop,
+            () = events.closed() => Happened::Stop,
             // Room for the next event.
-            room = events.reserve(), if full => drop(room),
-            order = orders.recv(), if listens => match order {
-                Some(order) => self.obey(order),
-                None => self.is_mute = true,
-            },
-            turn = poll_fn(|cx| link.poll(cx, channel)) => return self.after(turn),
-            answer = asked(key) => {
+            room = events.reserve(), if full => {
+                drop(room);
+                Happened::Nothing
+            }
+            order = orders.recv(), if listens => Happened::Ordered(order),
+            turn = poll_fn(|cx| link.poll(cx, channel)) => Happened::Turned(turn),
+            answer = asked(key) => Happened::Answered(answer),
+            () = sleep_until(due.into()) => {
+                channel.handle_timeout(Instant::now());
+                Happened::Nothing
+            }
+        };
+        match happened {
+            Happened::Stop => return Some(Outcome::Stopped),
+            Happened::Ordered(Some(order)) => self.obey(order),
+            Happened::Ordered(None) => self.is_mute = true,
+            Happened::Turned(turn) => return self.after(turn),
+            Happened::Answered(answer) => {
                 self.key = None;
                 self.use_key(answer);
             }
-            () = sleep_until(due.into()) => self.channel.handle_timeout(Instant::now()),
+            Happened::Nothing => {}
         }
         None
     }
@@ -384,7 +415,11 @@ impl Driver {
             Outcome::Stopped => (End::default(), false),
             Outcome::Over { end, at_aws } => (end, at_aws),
         };
-        let told = if at_aws { Ok(()) } else { self.say_goodbye().await };
+        let told = if at_aws {
+            Ok(())
+        } else {
+            self.say_goodbye().await
+        };
         if let Link::Up(socket) = std::mem::replace(&mut self.link, Link::Down) {
             socket.close().await;
         }

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::config::ConfigError;
 use crate::error::{Error as UserError, Kind};
+use crate::evidence::EvidenceError;
 use crate::identity::IdentityError;
 
 /// Why the SSM route does not serve.
@@ -94,7 +95,9 @@ pub enum SsmError {
         cause: String,
     },
     /// The key of an encrypted session.
-    #[error("the KMS key `{key}`, which encrypts sessions of this account, cannot be used: {cause}")]
+    #[error(
+        "the KMS key `{key}`, which encrypts sessions of this account, cannot be used: {cause}"
+    )]
     Key {
         /// Its id, as the target names it.
         key: String,
@@ -129,13 +132,34 @@ pub enum SsmError {
     /// The session ended while it was used; its reader was told why.
     #[error("the session is over")]
     Stopped,
+    /// A command ended, and not all of its output arrived.
+    #[error("the command ended, but a part of its output was lost")]
+    Incomplete,
+    /// A command ended, and nobody said how.
+    #[error("the command ended, but its SSM Agent or document carries no exit status")]
+    NoStatus,
+    /// The evidence could not be written.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// The local terminal or a local stream failed.
+    #[error("{what}: {cause}")]
+    Local {
+        /// What was done.
+        what: &'static str,
+        /// Why it failed.
+        cause: String,
+    },
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
     NoRandomness,
 }
 
 /// AWS's codes for "no".
-const DENIED: [&str; 3] = ["AccessDeniedException", "AccessDenied", "UnauthorizedOperation"];
+const DENIED: [&str; 3] = [
+    "AccessDeniedException",
+    "AccessDenied",
+    "UnauthorizedOperation",
+];
 
 impl SsmError {
     /// Decides the exit code.
@@ -160,6 +184,10 @@ impl SsmError {
             | Self::Ended { .. }
             | Self::Over
             | Self::NotEnded { .. }
+            | Self::Incomplete
+            | Self::NoStatus
+            | Self::Evidence(_)
+            | Self::Local { .. }
             | Self::Stopped => Kind::Failed,
         }
     }
@@ -217,7 +245,16 @@ impl SsmError {
                 "it ended on the other side, or its idle or longest time is over: connect again"
             }
             Self::Lost { .. } => "connect again when the network is back",
-            Self::NotEnded { .. } => "it ends with SSM's idle timeout; `aws ssm terminate-session` is quicker",
+            Self::NotEnded { .. } => {
+                "it ends with SSM's idle timeout; `aws ssm terminate-session` is quicker"
+            }
+            Self::Evidence(error) => error.hint(),
+            Self::Local { .. } => "see what closed it on this computer",
+            Self::NoStatus => {
+                "its output is complete. The status comes from SSM Agents since 3.1.1511.0, when \
+                 the document says `separateOutputStream`; or use `--via bastion`"
+            }
+            Self::Incomplete => "run it again, or write its output to a file on the target",
             Self::Answer { .. } | Self::Stopped | Self::NoRandomness => return None,
         };
         Some(text.to_owned())
@@ -256,13 +293,7 @@ fn is_limit(code: &str) -> bool {
         .any(|part| code.contains(part))
 }
 
-fn refused(
-    service: &str,
-    action: &str,
-    target: Option<&str>,
-    code: &str,
-    message: &str,
-) -> String {
+fn refused(service: &str, action: &str, target: Option<&str>, code: &str, message: &str) -> String {
     let on = target.map_or_else(String::new, |target| format!(" on {target}"));
     match (code, target) {
         ("TargetNotConnected", Some(target)) => {

@@ -25,7 +25,8 @@ const EVENTS: usize = 32;
 pub struct Start {
     /// Id of a managed node: it is part of a KMS encryption context, so no alias.
     pub target: String,
-    /// Name of the SSM document.
+    /// Name of the SSM document. An account that never kept preferences has no
+    /// [`super::document::SHELL`]: then AWS's default is taken.
     pub document: String,
     /// The document's parameters.
     pub parameters: BTreeMap<String, Vec<String>>,
@@ -91,6 +92,8 @@ pub struct Permit<'a> {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) id: String,
+    pub(super) request_id: Option<String>,
+    pub(super) document: String,
     pub(super) opened: Opened,
     pub(super) away: watch::Receiver<Away>,
     pub(super) payload: Arc<AtomicUsize>,
@@ -118,7 +121,7 @@ impl Session {
                 opened: answer,
             },
         );
-        let shared = Arc::new(opened.await.map_err(|_| SsmError::Stopped)??);
+        let shared = opened.await.map_err(|_| SsmError::Stopped)??;
         Ok(Self {
             writer: Writer {
                 shared: Arc::clone(&shared),
@@ -131,6 +134,16 @@ impl Session {
     /// AWS's id of the session.
     pub fn id(&self) -> &str {
         self.writer.id()
+    }
+
+    /// AWS's id of the StartSession request, for CloudTrail.
+    pub fn request_id(&self) -> Option<&str> {
+        self.writer.shared.request_id.as_deref()
+    }
+
+    /// The document that runs.
+    pub fn document(&self) -> &str {
+        &self.writer.shared.document
     }
 
     /// What kind it is, and what the SSM Agent says of itself.

@@ -84,7 +84,7 @@ impl Socket {
             let (stream, _answer) = client_async_with_config(&uri, tls, Some(limits()))
                 .await
                 .map_err(|error| failed(host, &error.to_string()))?;
-            Ok(stream)
+            Ok::<_, SsmError>(stream)
         };
         let stream = timeout(DIAL_DEADLINE, connect)
             .await

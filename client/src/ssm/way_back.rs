@@ -46,8 +46,8 @@ pub(super) struct WayBack {
 /// A search that goes on.
 pub(super) struct Search {
     pub(super) found: BoxFuture<'static, Result<Back, SsmError>>,
-    /// Over when dropped.
-    pub(super) outage: Option<Outage>,
+    // Over when dropped.
+    _outage: Option<Outage>,
 }
 
 impl WayBack {
@@ -76,7 +76,7 @@ impl WayBack {
                     Err(_) => attempts.go_on(BACKOFF, PATIENCE).await,
                 }
             }),
-            outage: None,
+            _outage: None,
         }
     }
 
@@ -99,7 +99,7 @@ impl WayBack {
         attempts.explain = Some(self.outages.clone());
         Search {
             found: Box::pin(async move { attempts.go_on(delay, LIFETIME).await }),
-            outage: Some(outage),
+            _outage: Some(outage),
         }
     }
 

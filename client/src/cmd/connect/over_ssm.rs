@@ -4,9 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use postern_proto::gateway::message::CloseReason;
-use postern_proto::names::{LoginUser, TargetName};
+use postern_proto::names::LoginUser;
 
 use super::{finish, on_terminal};
+use crate::cli::ConnectArgs;
 use crate::context::Context;
 use crate::error::Error;
 use crate::evidence::{Carries, End, Record};
@@ -17,71 +18,28 @@ use crate::ssh::link::Link;
 use crate::ssh::login::Login;
 use crate::ssh::shell::{Job, Status};
 use crate::ssm::raw::{self, Raw};
-use crate::ssm::target::{self, Node};
-use crate::ssm::{Session, Ssm, claim};
+use crate::ssm::target::Node;
+use crate::ssm::{Session, Ssm, Start, claim};
 
-/// Runs a shell or a command and returns its status. `to`: the target, and the port of its SSH
-/// server.
+/// Runs a shell or a command and returns its status.
 pub(super) async fn run(
     context: &Context,
-    user: LoginUser,
-    to: (&TargetName, u16),
-    job: Job,
-    forwards: Forwards,
-) -> Result<ExitCode, Error> {
-    let ssm = Ssm::of(context)?;
-    let result = connect(context, &ssm, user, to, job, forwards).await;
-    // Whatever happened: what was started at AWS is ended there.
-    ssm.settle().await;
-    Ok(ExitCode::from(result?.code()))
-}
-
-async fn connect(
-    context: &Context,
+    args: &ConnectArgs,
     ssm: &Arc<Ssm>,
-    user: LoginUser,
-    to: (&TargetName, u16),
-    mut job: Job,
+    node: &Node,
     forwards: Forwards,
-) -> Result<Status, Error> {
-    let (name, port) = to;
-    let node = target::find(ssm, name.as_str()).await?;
-    let start = raw::start(&node.id, port);
-    let session = Session::start(ssm, start.clone()).await?;
-    let terminal = job.terminal.as_ref();
-    let carries = Carries::Ssh {
-        user: user.clone(),
-        line: job.command.clone(),
-        terminal: terminal.map(|it| (it.size.columns, it.size.rows, it.kind.clone())),
-    };
-    let record = claim::open(context, ssm, &node, &session, &start, carries).await?;
+    job: Job,
+) -> Result<ExitCode, Error> {
+    let (user, name) = super::destination(context, args.user.clone(), &args.target)?;
     let way = Way {
         context,
         ssm,
-        node: &node,
+        node,
         typed: name.as_str(),
-        port,
+        port: args.port,
         user,
-        record: &record,
     };
-    let result = way.go(session, &mut job, forwards).await;
-    let end = match &result {
-        Ok(status) => End {
-            reason: CloseReason::Done,
-            message: None,
-            exit_status: match status {
-                Status::Exited(status) => Some(*status),
-                Status::Killed { .. } | Status::Left => None,
-            },
-        },
-        Err(error) => End {
-            reason: CloseReason::Target,
-            message: Some(error.to_string()),
-            exit_status: None,
-        },
-    };
-    record.close(end).await?;
-    result
+    Ok(ExitCode::from(way.go(forwards, job).await?.code()))
 }
 
 /// What both connections of a job need.
@@ -92,26 +50,57 @@ struct Way<'a> {
     typed: &'a str,
     port: u16,
     user: LoginUser,
-    record: &'a Record,
 }
 
 impl Way<'_> {
-    async fn go(
+    async fn go(&self, forwards: Forwards, mut job: Job) -> Result<Status, Error> {
+        let start = self.start();
+        let session = Session::start(self.ssm, start.clone()).await?;
+        let terminal = job.terminal.as_ref();
+        let carries = Carries::Ssh {
+            user: self.user.clone(),
+            line: job.command.clone(),
+            terminal: terminal.map(|it| (it.size.columns, it.size.rows, it.kind.clone())),
+        };
+        let (context, ssm, node) = (self.context, self.ssm, self.node);
+        let record = claim::open(context, ssm, node, &session, &start, carries).await?;
+        let result = self.run(session, &record, &mut job, forwards).await;
+        let end = match &result {
+            Ok(status) => End {
+                reason: CloseReason::Done,
+                message: None,
+                exit_status: match status {
+                    Status::Exited(status) => Some(*status),
+                    Status::Killed { .. } | Status::Left => None,
+                },
+            },
+            Err(error) => End {
+                reason: CloseReason::Target,
+                message: Some(error.to_string()),
+                exit_status: None,
+            },
+        };
+        record.close(end).await?;
+        result
+    }
+
+    async fn run(
         &self,
         session: Session,
+        record: &Record,
         job: &mut Job,
         forwards: Forwards,
     ) -> Result<Status, Error> {
         let printer = self.context.printer;
-        let mut link = self.link(session).await?;
+        let mut link = self.link(session, record).await?;
         let forwarding = if forwards.is_empty() {
             None
         } else {
-            Some(forwards.start(self.another(), printer).await?)
+            Some(forwards.start(self.another(record), printer).await?)
         };
         let result = tokio::select! {
-            result = on_terminal(printer, &mut link, job, Some(self.record.clone())) => result,
-            error = self.record.failed() => Err(SshError::Carrier(error.into())),
+            result = on_terminal(printer, &mut link, job, Some(record.clone())) => result,
+            error = record.failed() => Err(SshError::Carrier(error.into())),
         };
         if let Some(forwarding) = forwarding {
             forwarding.stop().await;
@@ -119,7 +108,11 @@ impl Way<'_> {
         finish(printer, link, result).await
     }
 
-    async fn link(&self, session: Session) -> Result<Link, SshError> {
+    fn start(&self) -> Start {
+        raw::start(&self.node.id, self.port)
+    }
+
+    async fn link(&self, session: Session, record: &Record) -> Result<Link, SshError> {
         let Context {
             environment,
             may_ask,
@@ -128,26 +121,19 @@ impl Way<'_> {
         } = self.context;
         let hosts = KnownHosts::of(environment, &self.node.id, self.typed, self.port, *may_ask);
         let login = Login::with_keys(self.user.clone(), environment, *may_ask, *printer);
-        Link::over_ssm(
-            Raw::of(session),
-            self.record.clone(),
-            hosts,
-            login,
-            *may_ask,
-        )
-        .await
+        Link::over_ssm(Raw::of(session), record.clone(), hosts, login, *may_ask).await
     }
 
     /// A connection for the forwards, in an SSM session of its own.
-    async fn another(&self) -> Result<Link, SshError> {
-        let start = raw::start(&self.node.id, self.port);
+    async fn another(&self, record: &Record) -> Result<Link, SshError> {
+        let start = self.start();
         let carrier = |error: Error| SshError::Carrier(error);
         let session = Session::start(self.ssm, start.clone())
             .await
             .map_err(|error| carrier(error.into()))?;
         let facts = claim::ssm_session(self.ssm, &session, &start);
-        let noted = self.record.ssm_session(facts).await;
+        let noted = record.ssm_session(facts).await;
         noted.map_err(|error| carrier(error.into()))?;
-        self.link(session).await
+        self.link(session, record).await
     }
 }

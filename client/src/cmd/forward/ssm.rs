@@ -11,32 +11,21 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::forward::spec::Forward;
 use crate::ssm::forward::Tunnel;
-use crate::ssm::{Ssm, target};
+use crate::ssm::Ssm;
+use crate::ssm::target::Node;
 
 /// Serves until Ctrl-C, or until COMMAND ends.
 pub(super) async fn run(
     context: &Context,
     args: &ForwardArgs,
     forwards: &[Forward],
-) -> Result<ExitCode, Error> {
-    let ssm = Ssm::of(context)?;
-    let result = serve(context, args, forwards, &ssm).await;
-    // Whatever happened: what was started at AWS is ended there.
-    ssm.settle().await;
-    result
-}
-
-async fn serve(
-    context: &Context,
-    args: &ForwardArgs,
-    forwards: &[Forward],
     ssm: &Arc<Ssm>,
+    node: &Node,
 ) -> Result<ExitCode, Error> {
-    let node = target::find(ssm, args.target.as_str()).await?;
     let limit = args.sessions.map_or(context.ssm_sessions, usize::from);
     let mut tunnels = Vec::new();
     for forward in forwards {
-        tunnels.push(Tunnel::open(context, ssm, &node, forward, limit).await?);
+        tunnels.push(Tunnel::open(context, ssm, node, forward, limit).await?);
     }
     for (tunnel, forward) in tunnels.iter().zip(forwards) {
         Listening {
