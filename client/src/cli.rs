@@ -167,7 +167,13 @@ pub struct ConnectArgs {
     #[arg(long)]
     pub ssh: bool,
     /// Port of that server
-    #[arg(short = 'p', long, value_name = "PORT", default_value_t = 22, requires = "ssh")]
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "PORT",
+        default_value_t = 22,
+        requires = "ssh"
+    )]
     pub port: u16,
     /// Forward the SSH agent, where policy allows
     #[arg(short = 'A')]

@@ -76,7 +76,10 @@ impl KnownHosts {
             ));
         }
         let known = self.known()?;
-        if known.iter().any(|(_, key)| key.key_data() == shown.key_data()) {
+        if known
+            .iter()
+            .any(|(_, key)| key.key_data() == shown.key_data())
+        {
             return Ok(());
         }
         if let Some((place, _)) = known.first() {
@@ -156,7 +159,10 @@ impl KnownHosts {
             .await
             .map_err(|error| error.to_string())?;
         if answer.trim() != "yes" {
-            return Err(format!("the SSH host key of {} was not accepted", self.name()));
+            return Err(format!(
+                "the SSH host key of {} was not accepted",
+                self.name()
+            ));
         }
         let Some(own) = &self.own else {
             return Ok(());
@@ -167,10 +173,14 @@ impl KnownHosts {
 
     fn learn(&self, own: &Path, shown: &PublicKey) -> Result<(), String> {
         if let Some(folder) = own.parent() {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder);
             made.map_err(|error| error.to_string())?;
         }
-        learn_known_hosts_path(self.name(), self.port, shown, own).map_err(|error| error.to_string())
+        learn_known_hosts_path(self.name(), self.port, shown, own)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -219,20 +229,17 @@ mod tests {
 
     #[tokio::test]
     async fn every_other_key_is_refused_with_its_reason() {
-        let mut certificate = russh::keys::ssh_key::certificate::Builder::new(
-            [7; 16],
-            key(1),
-            0,
-            u64::MAX,
-        )
-        .unwrap();
+        let mut certificate =
+            russh::keys::ssh_key::certificate::Builder::new([7; 16], key(1), 0, u64::MAX).unwrap();
         certificate.all_principals_valid().unwrap();
         let ca = PrivateKey::from(Ed25519Keypair::from_seed(&[9; 32]));
         let folder = tempfile::tempdir().unwrap();
         let reasons = [
             check("", "", 1).await.unwrap_err(),
             check(&line("i-0abc", 1), "", 2).await.unwrap_err(),
-            check(&line("i-0abc", 1), &line("app-1", 2), 3).await.unwrap_err(),
+            check(&line("i-0abc", 1), &line("app-1", 2), 3)
+                .await
+                .unwrap_err(),
             check(&(line("i-0abc", 1) + "@revoked " + &line("*", 1)), "", 1)
                 .await
                 .unwrap_err(),

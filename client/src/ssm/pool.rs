@@ -207,12 +207,7 @@ impl State {
         self.is_basic = false;
         let streams = Streams::new(keepalive, Instant::now());
         let (writer, reader) = session.split();
-        let carrying = carry(
-            writer.clone(),
-            reader,
-            streams.clone(),
-            Arc::clone(shared),
-        );
+        let carrying = carry(writer.clone(), reader, streams.clone(), Arc::clone(shared));
         self.members.push(Member {
             streams,
             writer,
@@ -323,7 +318,10 @@ impl Member {
             self.writer.settled().await
         };
         if !matches!(tokio::time::timeout(SETTLING, settled).await, Ok(Ok(()))) {
-            tracing::debug!(session = self.writer.id(), "the last bytes were not acknowledged");
+            tracing::debug!(
+                session = self.writer.id(),
+                "the last bytes were not acknowledged"
+            );
         }
         if let Err(error) = self.writer.end().await {
             tracing::debug!(%error, session = self.writer.id(), "not ended at AWS");
@@ -407,11 +405,7 @@ async fn send(writer: &Writer, streams: &Streams) -> Error {
     }
 }
 
-async fn receive<O: Opener>(
-    reader: &mut Reader,
-    streams: &Streams,
-    shared: &Shared<O>,
-) -> Error {
+async fn receive<O: Opener>(reader: &mut Reader, streams: &Streams, shared: &Shared<O>) -> Error {
     loop {
         let tell = |it: HoldUp| {
             shared.printer.warning(format!(

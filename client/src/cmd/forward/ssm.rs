@@ -10,8 +10,8 @@ use crate::cli::ForwardArgs;
 use crate::context::Context;
 use crate::error::Error;
 use crate::forward::spec::Forward;
-use crate::ssm::forward::Tunnel;
 use crate::ssm::Ssm;
+use crate::ssm::forward::Tunnel;
 use crate::ssm::target::Node;
 
 /// Serves until Ctrl-C, or until COMMAND ends.

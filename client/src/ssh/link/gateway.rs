@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Below, CLOSING, HANDSHAKE, Link, STREAM, parts};
 use crate::gateway::{Gateway, Membership, Opened, Request};
 use crate::pipe::outage::Away;
-use crate::pipe::{self, Outcome, PipeError};
+use crate::pipe::{self, Early, Outcome, PipeError};
 use crate::ssh::SshError;
 use crate::ssh::client::{self, taken};
 use crate::ssh::host_key::{AgentKey, Trust};
@@ -62,9 +62,10 @@ impl Link {
             login,
         )));
         let early = identification(&mut far).await?;
+        let mut early = Early::said(&early);
         let opened = match session {
-            None => gateway.open(request, &early).await?,
-            Some(session) => gateway.join(request, session, &early, None).await?,
+            None => gateway.open(request, &mut early).await?,
+            Some(session) => gateway.join(request, session, &mut early, None).await?,
         };
         let membership = opened.membership();
         let Opened {

@@ -48,7 +48,8 @@ impl Link {
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             let _told = told;
             let (from, to) = tokio::io::split(far);
-            raw.carry_recorded(from, to, &record, order.cancelled()).await
+            raw.carry_recorded(from, to, &record, order.cancelled())
+                .await
         }));
         let time = if may_ask { PATIENCE } else { HANDSHAKE };
         let handshake = client::handshake(near, config, handler, login);

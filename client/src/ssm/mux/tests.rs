@@ -103,7 +103,10 @@ async fn a_connection_is_a_stream_with_an_odd_id_from_three() {
     let mut session = Session::new();
     let (one, one_id) = session.open(1);
     let (_two, two_id) = session.open(2);
-    assert_eq!((one_id.to_string(), two_id.to_string()), ("3".into(), "5".into()));
+    assert_eq!(
+        (one_id.to_string(), two_id.to_string()),
+        ("3".into(), "5".into())
+    );
     one.write(b"\n").await.unwrap();
     session.carry();
     assert_eq!(session.got(one_id), b"\n", "a line feed stays one");
@@ -158,7 +161,10 @@ async fn a_writer_waits_for_room_and_never_keeps_another_from_its_turn() {
     let (small, small_id) = session.open(2);
     let much = vec![7; 3 * QUEUED];
     let mut writing = pin!(bulk.write(&much));
-    assert!(poll!(&mut writing).is_pending(), "it is more than is queued");
+    assert!(
+        poll!(&mut writing).is_pending(),
+        "it is more than is queued"
+    );
     small.write(b"echo").await.unwrap();
     // Two messages hold a frame of either.
     for _ in 0..3 {
@@ -216,7 +222,10 @@ async fn the_end_of_the_session_is_told_after_what_arrived() {
         session.streams.end(over.clone());
         assert_eq!(within(waiting).await, Err(over.clone()));
     }
-    assert_eq!(stream.read().await, Ok(Some(Bytes::from_static(b"arrived"))));
+    assert_eq!(
+        stream.read().await,
+        Ok(Some(Bytes::from_static(b"arrived")))
+    );
     assert_eq!(stream.read().await, Err(over.clone()));
     assert_eq!(stream.write(b"x").await, Err(Deaf));
     assert_eq!(session.streams.over(), Some(over.clone()));
