@@ -50,7 +50,7 @@ pub mod variable {
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         CONFIG,
         AGENT,
         AGENT_ID,

@@ -32,6 +32,7 @@ use crate::gateway::{Gateway, GatewayError, Membership, Opened, Request};
 use crate::http::Client;
 use crate::output::Printer;
 use crate::pipe::{self, Early};
+use crate::route::Refusal;
 use spare::Spares;
 use spec::Forward;
 
@@ -85,7 +86,7 @@ impl Tunnel {
         forward: &Forward,
         printer: Printer,
         ended: mpsc::Sender<Error>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Refusal> {
         let listener = forward.listen().await?;
         let address = listener
             .local_addr()

@@ -45,6 +45,12 @@ impl From<Error> for Refusal {
     }
 }
 
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        refusal.error
+    }
+}
+
 impl From<GatewayError> for Refusal {
     fn from(error: GatewayError) -> Self {
         let leaves_open = match &error {
@@ -147,7 +153,8 @@ mod tests {
         GatewayError::Denied(Box::new(postern_proto::gateway::message::Denied {
             code,
             message: "no".to_owned(),
-            ..Default::default()
+            session: None,
+            open_hash: None,
         }))
         .into()
     }

@@ -289,9 +289,8 @@ async fn on_terminal(
         error: tokio::io::stderr(),
         typed,
         raw: raw.as_ref(),
-        record,
     };
-    shell::run(link, std::mem::take(job), streams, control).await
+    shell::run(link, std::mem::take(job), streams, control, record).await
 }
 
 /// Turns this process's signals into orders. On a raw terminal Ctrl-C is a byte; a signal that

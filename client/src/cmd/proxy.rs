@@ -4,6 +4,7 @@ mod ssm;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,12 +14,13 @@ use postern_proto::names::{LoginUser, TargetName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{ProxyArgs, Via};
+use crate::cli::ProxyArgs;
 use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::{Gateway, Opened, Request};
 use crate::output::Printer;
 use crate::pipe::{self, Early};
+use crate::route::{self, Way};
 
 /// What names for stock clients end in.
 pub(super) const SUFFIX: &str = ".postern";
@@ -37,18 +39,29 @@ pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> 
         return Err(Error::usage("`proxy` carries the SSH protocol, which no person types")
             .hint("postern ssh-config >> ~/.ssh/config, then ssh TARGET.postern; or `postern connect`"));
     }
-    if args.via == Via::Ssm {
-        // Who logs in there is between `ssh` and the target.
-        let port = args.port.unwrap_or(DEFAULT_PORT);
-        return ssm::run(context, &target, port).await;
+    let mut local = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
+    let early = first_words(&mut local).await?;
+    let way = route::open(context, args.via, &target, async |gateway| {
+        let request = Request {
+            target: target.clone(),
+            kind: OpenKind::Ssh { user },
+        };
+        let opened = gateway.open(&request, &mut Early::said(&early)).await?;
+        Ok((Arc::clone(gateway), opened))
+    });
+    match way.await? {
+        Way::Bastion((gateway, opened)) => {
+            carry(context.printer, &gateway, opened, args.port, local).await?;
+        }
+        Way::Ssm(ssm, node) => {
+            // Who logs in there is between `ssh` and the target.
+            let port = args.port.unwrap_or(DEFAULT_PORT);
+            let carried = ssm::carry(context, &ssm, &node, port, early, local).await;
+            // Whatever happened: what was started at AWS is ended there.
+            ssm.settle().await;
+            carried?;
+        }
     }
-    let request = Request {
-        target,
-        kind: OpenKind::Ssh { user },
-    };
-    let gateway = Gateway::of(context).await?;
-    let local = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
-    carry(context.printer, &gateway, &request, args.port, local).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -62,20 +75,19 @@ fn destination(context: &Context, args: &ProxyArgs) -> Result<(LoginUser, Target
     super::connect::destination(context, None, &target)
 }
 
-/// Opens the session with what the local side says first, checks the port and relays.
+/// Checks the port and relays.
 async fn carry(
     printer: Printer,
     gateway: &Gateway,
-    request: &Request,
+    opened: Opened,
     port: Option<u16>,
     mut local: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), Error> {
-    let early = first_words(&mut local).await?;
     let Opened {
         granted,
         mut wire,
         seen,
-    } = gateway.open(request, &mut Early::said(&early)).await?;
+    } = opened;
     super::connect::describe(printer, &granted);
     if let Err(error) = check_port(port, &granted.target.address) {
         wire.farewell(CloseReason::Client).await;
@@ -186,7 +198,7 @@ mod tests {
     async fn a_stock_client_speaks_through_it() {
         let agent = FakeAgent::start().await;
         let gateway = agent.gateway().await;
-        let (near, far) = duplex(1 << 20);
+        let (near, mut far) = duplex(1 << 20);
         let ssh = async {
             let mut handle = client::connect_stream(std::sync::Arc::default(), near, Stock)
                 .await
@@ -209,7 +221,11 @@ mod tests {
             status
         };
         let request = request();
-        let carried = carry(Printer::plain_json(), &gateway, &request, Some(22), far);
+        let carried = async {
+            let early = first_words(&mut far).await?;
+            let opened = gateway.open(&request, &mut Early::said(&early)).await?;
+            carry(Printer::plain_json(), &gateway, opened, Some(22), far).await
+        };
         let (carried, status) = tokio::join!(carried, ssh);
         assert_eq!((carried, status), (Ok(()), Some(7)));
     }

@@ -60,8 +60,6 @@ pub struct Streams<'r, I, O, E> {
     pub typed: bool,
     /// Their terminal's raw mode, to leave it while the client is suspended.
     pub raw: Option<&'r RawMode<'r>>,
-    /// Takes what is shown before it is shown, where the evidence is ours.
-    pub record: Option<Record>,
 }
 
 /// What the local side tells a running job.
@@ -102,12 +100,14 @@ impl Status {
     }
 }
 
-/// Runs `job` and waits for its end. `control` may close at any time.
+/// Runs `job` and waits for its end. `control` may close at any time. Where the evidence is ours,
+/// everything is recorded before it is shown.
 pub async fn run<I, O, E>(
     link: &mut Link,
     job: Job,
     streams: Streams<'_, I, O, E>,
     control: mpsc::Receiver<Control>,
+    record: Option<Record>,
 ) -> Result<Status, SshError>
 where
     I: AsyncRead + Unpin,
@@ -123,7 +123,6 @@ where
         error,
         typed,
         raw,
-        record,
     } = streams;
     let (help, helped) = mpsc::channel(1);
     let status = typed.then(|| StatusLine::new(link.away()));

@@ -75,7 +75,6 @@ fn streams(
             error: far_error,
             typed,
             raw: None,
-            record: None,
         },
         control,
         ends,
@@ -99,7 +98,7 @@ async fn run_job(link: &mut Link, job: Job, input: &[u8]) -> Ran {
     let collect = async {
         tokio::try_join!(output.read_to_end(&mut out), error.read_to_string(&mut err)).unwrap();
     };
-    let (status, _typed, ()) = tokio::join!(run(link, job, streams, control), feed, collect);
+    let (status, _typed, ()) = tokio::join!(run(link, job, streams, control, None), feed, collect);
     Ran {
         output: out,
         error: err,
@@ -212,7 +211,8 @@ async fn new_sizes_and_signals_reach_the_command() {
         (String::from_utf8(size).unwrap(), rest)
     };
     let (status, (size, signal)) =
-        within(async { tokio::join!(run(&mut link, job("wait"), streams, control), talk) }).await;
+        within(async { tokio::join!(run(&mut link, job("wait"), streams, control, None), talk) })
+            .await;
     assert_eq!((size.as_str(), signal.as_str()), ("(10, 5)\n", "INT\n"));
     assert_eq!(status.unwrap(), Status::Exited(3));
 }
@@ -224,7 +224,7 @@ async fn a_tilde_and_a_dot_end_a_typed_session() {
     let mut link = Link::open(&gateway, &request(), None).await.unwrap();
     let (streams, control, mut ends) = streams(true);
     ends.input.write_all(b"ls\r~.").await.unwrap();
-    let status = within(run(&mut link, Job::default(), streams, control))
+    let status = within(run(&mut link, Job::default(), streams, control, None))
         .await
         .unwrap();
     assert_eq!(status, Status::Left);

@@ -43,7 +43,7 @@ pub async fn open(
 }
 
 /// What AWS knows a session by.
-pub(super) fn ssm_session(ssm: &Ssm, session: &Session, start: &Start) -> SsmSession {
+pub fn ssm_session(ssm: &Ssm, session: &Session, start: &Start) -> SsmSession {
     SsmSession {
         id: session.id().to_owned(),
         document: session.document().to_owned(),

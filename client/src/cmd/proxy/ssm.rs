@@ -1,11 +1,10 @@
 //! The same over SSM: `ssh` speaks with the target itself.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use postern_proto::gateway::message::CloseReason;
-use postern_proto::names::TargetName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
 use super::killed;
 use crate::context::Context;
@@ -13,40 +12,28 @@ use crate::error::Error;
 use crate::evidence::{Carries, End};
 use crate::pipe::outage;
 use crate::ssm::raw::{self, Raw};
-use crate::ssm::{Session, Ssm, claim, target};
+use crate::ssm::target::Node;
+use crate::ssm::{Session, Ssm, claim};
 
-/// Relays until either side ends.
-pub(super) async fn run(
-    context: &Context,
-    name: &TargetName,
-    port: u16,
-) -> Result<ExitCode, Error> {
-    let ssm = Ssm::of(context)?;
-    let (from, to) = (tokio::io::stdin(), tokio::io::stdout());
-    let result = carry(context, &ssm, name, port, from, to).await;
-    // Whatever happened: what was started at AWS is ended there.
-    ssm.settle().await;
-    result.map(|()| ExitCode::SUCCESS)
-}
-
-async fn carry(
+/// Sends `early`, then relays until either side ends.
+pub(super) async fn carry(
     context: &Context,
     ssm: &Arc<Ssm>,
-    name: &TargetName,
+    node: &Node,
     port: u16,
-    from: impl AsyncRead + Unpin,
-    to: impl AsyncWrite + Unpin,
+    early: Bytes,
+    local: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), Error> {
-    let node = target::find(ssm, name.as_str()).await?;
     let start = raw::start(&node.id, port);
     let session = Session::start(ssm, start.clone()).await?;
     let carries = Carries::Tunnel { host: None, port };
-    let record = claim::open(context, ssm, &node, &session, &start, carries).await?;
+    let record = claim::open(context, ssm, node, &session, &start, carries).await?;
     let flow = record.flow_opened("stdin").await?;
     let raw = Raw::of(session);
     let away = raw.away();
+    let (from, to) = tokio::io::split(local);
     let carried = tokio::select! {
-        carried = raw.carry(from, to, &flow, killed()) => carried,
+        carried = raw.carry((&*early).chain(from), to, &flow, killed()) => carried,
         error = record.failed() => Err(error.into()),
         () = outage::tell(away, context.printer) => Ok(()),
     };
