@@ -321,6 +321,6 @@ fn pin(agent: &AgentProfile) -> String {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -147,7 +147,10 @@ mod tests {
         GatewayError::Denied(Box::new(postern_proto::gateway::message::Denied {
             code,
             message: "no".to_owned(),
-            ..Default::default()
+            hint: None,
+            session: None,
+            open_hash: None,
+            candidates: Vec::new(),
         }))
         .into()
     }

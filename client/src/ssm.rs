@@ -34,6 +34,10 @@ pub mod session;
 pub mod shell;
 mod socket;
 pub mod target;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod way_back;
 
 pub use api::Ssm;
