@@ -188,7 +188,7 @@ impl Writer {
     /// Commits; on a full disk once more with the space that was set aside.
     fn write(&mut self, leaves: &[Vec<u8>]) -> Result<Vec<Witness>, EvidenceError> {
         if self.health.is_full() {
-            self.log.sparing = true;
+            self.log.disk.sparing = true;
             self.reserve.release();
         }
         let began = std::time::Instant::now();
@@ -199,7 +199,7 @@ impl Writer {
         {
             self.health.write_failed("the audit log", error);
             self.reserve.release();
-            log.sparing = true;
+            log.disk.sparing = true;
             result = watched.run(|| log.commit(leaves));
         }
         metrics::histogram!("postern_log_commit_seconds").record(began.elapsed().as_secs_f64());

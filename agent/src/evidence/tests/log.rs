@@ -1,5 +1,6 @@
 use std::os::unix::fs::FileExt as _;
 
+use postern_proto::audit::append::LogFile;
 use postern_proto::audit::event::{Channel, FileOperation};
 use postern_proto::audit::layout::push_entry;
 use postern_proto::audit::note::LogSigner;
@@ -8,7 +9,6 @@ use postern_proto::audit::witness::{self, WitnessError};
 
 use secrecy::ExposeSecret as _;
 
-use super::super::log::Log;
 use super::*;
 
 fn recipient(settings: &Settings) -> &str {
@@ -155,7 +155,8 @@ async fn whole_entries_after_the_checkpoint_are_kept_and_a_torn_one_is_dropped()
         } else {
             [&more[..], &more[..torn]].concat()
         };
-        let growing = Log::growing(folder.path(), size / 256);
+        let growing = LogFile::Growing { index: size / 256 };
+        let growing = folder.path().join(growing.to_string());
         disk::make_folder(growing.parent().unwrap()).unwrap();
         let file = disk::options()
             .create(true)
