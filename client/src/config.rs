@@ -41,11 +41,13 @@ pub mod variable {
     pub const STORE: &str = "POSTERN_STORE";
     /// The auditor's age identity file.
     pub const AUDITOR_IDENTITY: &str = "POSTERN_AUDITOR_IDENTITY";
+    /// Folder of the evidence that this client writes itself.
+    pub const EVIDENCE: &str = "POSTERN_EVIDENCE";
     /// The six digits.
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
     /// All of them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         CONFIG,
         AGENT,
         AGENT_ID,
@@ -58,6 +60,7 @@ pub mod variable {
         STATE,
         STORE,
         AUDITOR_IDENTITY,
+        EVIDENCE,
         MFA_CODE,
     ];
 }
@@ -169,6 +172,10 @@ pub struct Settings {
     pub audit_store: Option<PathBuf>,
     /// The auditor's age identity file.
     pub auditor_identity: Option<PathBuf>,
+    /// Folder of the evidence that this client writes itself.
+    pub evidence: PathBuf,
+    /// Age recipients of the auditors of that evidence; the user's own key when there are none.
+    pub auditors: Vec<String>,
     /// The six digits, from the environment.
     pub mfa_code: Option<SecretString>,
 }
@@ -219,6 +226,11 @@ impl Settings {
                 .map(str::to_owned)
                 .or_else(|| file.user.clone()),
             keyring,
+            evidence: environment
+                .path(variable::EVIDENCE)
+                .or_else(|| file.path(file.evidence.as_deref(), environment))
+                .unwrap_or_else(|| state.join("evidence")),
+            auditors: file.auditors()?,
             state,
             audit_store: environment
                 .path(variable::STORE)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postern_proto::audit::event::{Event, Fact, RecordingDigest};
+use postern_proto::audit::event::{Event, Fact, RecordingDigest, Source};
 use postern_proto::audit::ocsf::{self, Place};
 use postern_proto::gateway::message::Witness;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -155,6 +155,7 @@ impl Writer {
             sequence,
             version: VERSION,
             access: open.and_then(|open| open.access.as_ref()),
+            source: Source::Agent,
         };
         ocsf::encode(event, place, &mut |plain| self.auditors.seal(plain))
             .map_err(|error| EvidenceError::Failed(error.to_string().into()))

@@ -85,7 +85,10 @@ impl Edge {
     pub(super) fn from_tiles(tiles: &TileEdge, size: u64) -> Option<Self> {
         let mut roots = Vec::new();
         // From left to right: the highest level's hashes cover the most.
-        for (level, tile) in (0u8..).zip(&tiles.levels).rev() {
+        for level in (0..8u8).rev() {
+            let Some(tile) = tiles.levels.get(usize::from(level)) else {
+                continue;
+            };
             let mut rest = tile.bytes.as_slice();
             for height in (0..8u8).rev() {
                 let length = HASH_SIZE << height;

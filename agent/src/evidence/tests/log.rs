@@ -1,7 +1,7 @@
 use std::os::unix::fs::FileExt as _;
 
 use postern_proto::audit::append::LogFile;
-use postern_proto::audit::event::{Channel, FileOperation};
+use postern_proto::audit::event::{Channel, FileOperation, Source};
 use postern_proto::audit::layout::push_entry;
 use postern_proto::audit::note::LogSigner;
 use postern_proto::audit::ocsf::{self, Place};
@@ -141,6 +141,7 @@ async fn whole_entries_after_the_checkpoint_are_kept_and_a_torn_one_is_dropped()
                 sequence,
                 version: "0",
                 access: None,
+                source: Source::Agent,
             };
             let seal = &mut |_: &[u8]| Err("nothing to seal".to_owned());
             let leaf = ocsf::encode(&granted(9000 + sequence), place, seal).unwrap();

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::audit::event::Source;
 use crate::audit::note::new_key;
 use crate::audit::ocsf::Place;
 
@@ -81,6 +82,7 @@ fn entry(sequence: u64) -> Vec<u8> {
         sequence,
         version: "0",
         access: None,
+        source: Source::Agent,
     };
     ocsf::encode(&event, place, &mut |plain| Ok(plain.to_vec())).unwrap()
 }
