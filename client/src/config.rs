@@ -44,11 +44,13 @@ pub mod variable {
     pub const AUDITOR_IDENTITY: &str = "POSTERN_AUDITOR_IDENTITY";
     /// Route to targets: `auto`, `bastion` or `ssm`.
     pub const VIA: &str = "POSTERN_VIA";
+    /// Folder of the evidence that this client writes itself.
+    pub const EVIDENCE: &str = "POSTERN_EVIDENCE";
     /// The six digits.
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         CONFIG,
         AGENT,
         AGENT_ID,
@@ -62,6 +64,7 @@ pub mod variable {
         STORE,
         AUDITOR_IDENTITY,
         VIA,
+        EVIDENCE,
         MFA_CODE,
     ];
 }
@@ -175,6 +178,10 @@ pub struct Settings {
     pub audit_store: Option<PathBuf>,
     /// The auditor's age identity file.
     pub auditor_identity: Option<PathBuf>,
+    /// Folder of the evidence that this client writes itself.
+    pub evidence: PathBuf,
+    /// Age recipients of the auditors of that evidence; the user's own key when there are none.
+    pub auditors: Vec<String>,
     /// The six digits, from the environment.
     pub mfa_code: Option<SecretString>,
 }
@@ -230,6 +237,11 @@ impl Settings {
                 .or_else(|| file.user.clone()),
             via,
             keyring,
+            evidence: environment
+                .path(variable::EVIDENCE)
+                .or_else(|| file.path(file.evidence.as_deref(), environment))
+                .unwrap_or_else(|| state.join("evidence")),
+            auditors: file.auditors()?,
             state,
             audit_store: environment
                 .path(variable::STORE)

@@ -33,6 +33,10 @@ pub struct Context {
     pub audit_store: Option<PathBuf>,
     /// The auditor's age identity file.
     pub auditor_identity: Option<PathBuf>,
+    /// Folder of the evidence that this client writes itself.
+    pub evidence: PathBuf,
+    /// Age recipients of the auditors of that evidence; the user's own key when there are none.
+    pub auditors: Vec<String>,
     /// A code that was given in the environment.
     pub mfa_code: Option<SecretString>,
     /// Whether somebody can be asked: there is a terminal, with us in its foreground.
@@ -67,6 +71,8 @@ impl Context {
             keyring: settings.keyring,
             audit_store: settings.audit_store,
             auditor_identity: settings.auditor_identity,
+            evidence: settings.evidence,
+            auditors: settings.auditors,
             mfa_code: settings.mfa_code,
             may_ask: terminal::available(),
             environment,

@@ -24,6 +24,7 @@ pub mod enroll;
 mod error;
 pub mod keyring;
 mod login;
+pub(crate) mod sealed;
 pub mod secret;
 pub mod sign;
 pub mod store;

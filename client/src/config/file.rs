@@ -17,6 +17,8 @@ const KEYS: &[&str] = &[
     "state",
     "audit_store",
     "auditor_identity",
+    "evidence",
+    "auditors",
     "agent",
 ];
 const AGENT_KEYS: &[&str] = &[
@@ -38,6 +40,9 @@ pub(super) struct File {
     pub(super) state: Option<PathBuf>,
     pub(super) audit_store: Option<PathBuf>,
     pub(super) auditor_identity: Option<PathBuf>,
+    pub(super) evidence: Option<PathBuf>,
+    #[serde(default)]
+    auditors: Vec<String>,
     #[serde(default)]
     pub(super) agent: Vec<AgentSection>,
     /// Relative paths start here.
@@ -108,6 +113,21 @@ impl File {
                 })
             })
             .transpose()
+    }
+
+    /// The auditors' age recipients, each one a recipient.
+    pub(super) fn auditors(&self) -> Result<Vec<String>, ConfigError> {
+        for auditor in &self.auditors {
+            if let Err(why) = auditor.trim().parse::<age::x25519::Recipient>() {
+                let shown: String = auditor.chars().take(80).flat_map(char::escape_debug).collect();
+                return Err(ConfigError::Value {
+                    place: format!("`auditors` in `{}`", self.path.display()),
+                    problem: format!("`{shown}` is no age recipient (`age1…`): {why}"),
+                });
+            }
+        }
+        let texts = self.auditors.iter();
+        Ok(texts.map(|text| text.trim().to_owned()).collect())
     }
 
     /// A path of the file: `~/` is the home folder, a relative one starts at the file's folder.

@@ -158,6 +158,8 @@ impl World {
             state: folder.path().join("state"),
             audit_store: None,
             auditor_identity: None,
+            evidence: folder.path().join("state/evidence"),
+            auditors: Vec::new(),
             mfa_code: None,
         };
         let mut context = Context::new(Printer::plain_json(), settings, environment);
