@@ -30,8 +30,8 @@ use postern_proto::audit::event::{Event, Fact, RecordingDigest};
 use postern_proto::audit::tree;
 use postern_proto::gateway::message::Witness;
 use postern_proto::names::SessionId;
-use postern_proto::recording::{Keep, RecordingName};
 pub use postern_proto::recording::{Entry, Kind as RecordingKind};
+use postern_proto::recording::{Keep, RecordingName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use health::{Health, lock};

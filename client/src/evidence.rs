@@ -27,8 +27,8 @@ use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use postern_proto::audit::event::{Channel, Fact};
 pub use postern_proto::audit::event::SsmSession;
+use postern_proto::audit::event::{Channel, Fact};
 use postern_proto::gateway::message::CloseReason;
 use postern_proto::names::{LoginUser, SessionId, TargetId};
 use postern_proto::recording::Entry;

@@ -17,6 +17,7 @@
 //! | `driver` | one task for each session: data channel, connection |
 //! | `way_back` | the next connection: ResumeSession, back-off |
 //! | `socket` | a WebSocket over our own TLS |
+//! | [`exit_status`] | a command's status where the document carries none |
 //! | [`shell`] | a session on this process's terminal and streams |
 //! | [`error`] | why not, with hints |
 //!
@@ -29,6 +30,7 @@ pub mod claim;
 pub mod document;
 mod driver;
 pub mod error;
+pub mod exit_status;
 pub mod kms;
 pub mod session;
 pub mod shell;

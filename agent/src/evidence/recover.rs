@@ -10,9 +10,7 @@ use postern_proto::audit::layout::StorePath;
 use postern_proto::audit::note::{LogSigner, NoteError};
 use postern_proto::audit::ocsf;
 pub use postern_proto::audit::recover::LogError;
-use postern_proto::audit::recover::{
-    first_checkpoint, last_checkpoint, left, mend, replay,
-};
+use postern_proto::audit::recover::{first_checkpoint, last_checkpoint, left, mend, replay};
 use postern_proto::names::{AgentId, SessionId};
 
 use super::log::{Log, LogFolder};

@@ -137,7 +137,10 @@ fn fact(fact: &Fact) -> String {
             line
         }
         Fact::SessionInterrupted { recordings } => {
-            format!("session interrupted: its writer died{}", digests(recordings))
+            format!(
+                "session interrupted: its writer died{}",
+                digests(recordings)
+            )
         }
         Fact::PipeDetached { pipe, reason } => format!("pipe {pipe} lost its connection: {reason}"),
         Fact::PipeResumed { pipe, attempt } => {
@@ -241,7 +244,10 @@ fn fact(fact: &Fact) -> String {
 }
 
 fn ssm_session(ssm: &SsmSession) -> String {
-    let mut line = format!("SSM session {} of {} in {}", ssm.id, ssm.document, ssm.region);
+    let mut line = format!(
+        "SSM session {} of {} in {}",
+        ssm.id, ssm.document, ssm.region
+    );
     if let Some(reason) = &ssm.reason {
         line.push_str(&format!(", reason: {reason}"));
     }

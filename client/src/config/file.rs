@@ -119,7 +119,11 @@ impl File {
     pub(super) fn auditors(&self) -> Result<Vec<String>, ConfigError> {
         for auditor in &self.auditors {
             if let Err(why) = auditor.trim().parse::<age::x25519::Recipient>() {
-                let shown: String = auditor.chars().take(80).flat_map(char::escape_debug).collect();
+                let shown: String = auditor
+                    .chars()
+                    .take(80)
+                    .flat_map(char::escape_debug)
+                    .collect();
                 return Err(ConfigError::Value {
                     place: format!("`auditors` in `{}`", self.path.display()),
                     problem: format!("`{shown}` is no age recipient (`age1…`): {why}"),

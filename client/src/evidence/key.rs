@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::disk;
 use super::lock::{LockError, lock};
 use crate::context::Context;
+use crate::identity::Ring;
 use crate::identity::keyring::{self, Entry, KeyringError};
 use crate::identity::sealed::SealedFile;
 use crate::identity::secret::Secret;
 use crate::identity::store::{Store, StoreError, file_name};
-use crate::identity::Ring;
 
 /// As long as a keyring keeps anything.
 const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -222,11 +222,7 @@ fn fresh_id() -> Result<SessionId, EvidenceError> {
     Ok(SessionId::of_client(now, u128::from_be_bytes(random)))
 }
 
-fn claimed(
-    session: SessionId,
-    facts: &Facts,
-    access: &Access,
-) -> Result<Event, EvidenceError> {
+fn claimed(session: SessionId, facts: &Facts, access: &Access) -> Result<Event, EvidenceError> {
     let ssm: &SsmSession = &facts.ssm;
     Ok(Event {
         time_ms: now_ms(),
@@ -273,12 +269,13 @@ fn access(carries: &Carries) -> Access {
 }
 
 fn kind(facts: &Facts) -> Kind {
-    let terminal = |(columns, rows): (u32, u32), term: &str, command: Option<&String>| Kind::Terminal {
-        columns,
-        rows,
-        term: term.to_owned(),
-        command: command.cloned(),
-    };
+    let terminal =
+        |(columns, rows): (u32, u32), term: &str, command: Option<&String>| Kind::Terminal {
+            columns,
+            rows,
+            term: term.to_owned(),
+            command: command.cloned(),
+        };
     let streams = |command: &str| Kind::Streams {
         command: command.to_owned(),
     };

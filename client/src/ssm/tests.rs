@@ -273,7 +273,7 @@ async fn on_streams<F: Future<Output = ()>>(
         error,
         control: orders,
     };
-    let running = shell::run(session, job, streams, control, None);
+    let running = shell::run(session, job, streams, control, None, None);
     let (status, ()) = timeout(4 * SOON, async { tokio::join!(running, person(ends)) })
         .await
         .unwrap();
