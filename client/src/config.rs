@@ -46,11 +46,13 @@ pub mod variable {
     pub const SSM_SESSIONS: &str = "POSTERN_SSM_SESSIONS";
     /// Route to targets: `auto`, `bastion` or `ssm`.
     pub const VIA: &str = "POSTERN_VIA";
+    /// Folder of the evidence that this client writes itself.
+    pub const EVIDENCE: &str = "POSTERN_EVIDENCE";
     /// The six digits.
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
     /// All of them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 16] = [
         CONFIG,
         AGENT,
         AGENT_ID,
@@ -65,6 +67,7 @@ pub mod variable {
         AUDITOR_IDENTITY,
         SSM_SESSIONS,
         VIA,
+        EVIDENCE,
         MFA_CODE,
     ];
 }
@@ -185,6 +188,10 @@ pub struct Settings {
     pub auditor_identity: Option<PathBuf>,
     /// SSM sessions of one forward at once.
     pub ssm_sessions: usize,
+    /// Folder of the evidence that this client writes itself.
+    pub evidence: PathBuf,
+    /// Age recipients of the auditors of that evidence; the user's own key when there are none.
+    pub auditors: Vec<String>,
     /// The six digits, from the environment.
     pub mfa_code: Option<SecretString>,
 }
@@ -240,6 +247,11 @@ impl Settings {
                 .or_else(|| file.user.clone()),
             via,
             keyring,
+            evidence: environment
+                .path(variable::EVIDENCE)
+                .or_else(|| file.path(file.evidence.as_deref(), environment))
+                .unwrap_or_else(|| state.join("evidence")),
+            auditors: file.auditors()?,
             state,
             audit_store: environment
                 .path(variable::STORE)

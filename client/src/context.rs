@@ -35,6 +35,10 @@ pub struct Context {
     pub auditor_identity: Option<PathBuf>,
     /// SSM sessions of one forward at once.
     pub ssm_sessions: usize,
+    /// Folder of the evidence that this client writes itself.
+    pub evidence: PathBuf,
+    /// Age recipients of the auditors of that evidence; the user's own key when there are none.
+    pub auditors: Vec<String>,
     /// A code that was given in the environment.
     pub mfa_code: Option<SecretString>,
     /// Whether somebody can be asked: there is a terminal, with us in its foreground.
@@ -70,6 +74,8 @@ impl Context {
             audit_store: settings.audit_store,
             auditor_identity: settings.auditor_identity,
             ssm_sessions: settings.ssm_sessions,
+            evidence: settings.evidence,
+            auditors: settings.auditors,
             mfa_code: settings.mfa_code,
             may_ask: terminal::available(),
             environment,

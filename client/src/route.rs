@@ -153,8 +153,10 @@ mod tests {
         GatewayError::Denied(Box::new(postern_proto::gateway::message::Denied {
             code,
             message: "no".to_owned(),
+            hint: None,
             session: None,
             open_hash: None,
+            candidates: Vec::new(),
         }))
         .into()
     }

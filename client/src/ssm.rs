@@ -17,6 +17,7 @@
 //! | `driver` | one task for each session: data channel, connection |
 //! | `way_back` | the next connection: ResumeSession, back-off |
 //! | `socket` | a WebSocket over our own TLS |
+//! | [`exit_status`] | a command's status where the document carries none |
 //! | [`forward`] | listeners, and their connections |
 //! | `pool` | the sessions of one forward |
 //! | `mux`, `basic` | many connections over a session; one |
@@ -36,6 +37,7 @@ pub mod claim;
 pub mod document;
 mod driver;
 pub mod error;
+pub mod exit_status;
 pub mod forward;
 pub mod kms;
 mod mux;
@@ -46,6 +48,10 @@ pub mod session;
 pub mod shell;
 mod socket;
 pub mod target;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod way_back;
 
 pub use api::Ssm;

@@ -621,7 +621,7 @@ impl Session {
     /// waits for the next connection that `forward` accepts.
     pub(crate) fn linger(&self, lifetimes: &Lifetimes) -> std::time::Duration {
         match self.access {
-            Access::Ssh { .. } => std::time::Duration::ZERO,
+            Access::Ssh { .. } | Access::Shell => std::time::Duration::ZERO,
             Access::Tunnel { .. } if self.grant.request().assurance == Assurance::AwsMfaFresh => {
                 lifetimes.detach
             }
@@ -649,7 +649,7 @@ fn access(kind: &OpenKind) -> Access {
 
 fn fresh_id() -> SessionId {
     let now = unix_ms(OffsetDateTime::now_utc());
-    SessionId::from_parts(u64::try_from(now).unwrap_or(0), rand::random())
+    SessionId::of_agent(u64::try_from(now).unwrap_or(0), rand::random())
 }
 
 fn random_secret() -> Zeroizing<[u8; 32]> {

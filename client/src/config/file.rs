@@ -18,6 +18,8 @@ const KEYS: &[&str] = &[
     "audit_store",
     "auditor_identity",
     "ssm_sessions",
+    "evidence",
+    "auditors",
     "agent",
 ];
 const AGENT_KEYS: &[&str] = &[
@@ -40,6 +42,9 @@ pub(super) struct File {
     pub(super) audit_store: Option<PathBuf>,
     pub(super) auditor_identity: Option<PathBuf>,
     ssm_sessions: Option<i64>,
+    pub(super) evidence: Option<PathBuf>,
+    #[serde(default)]
+    auditors: Vec<String>,
     #[serde(default)]
     pub(super) agent: Vec<AgentSection>,
     /// Relative paths start here.
@@ -117,6 +122,25 @@ impl File {
         self.ssm_sessions
             .map(|number| super::ssm_sessions(place(), &number.to_string()))
             .transpose()
+    }
+
+    /// The auditors' age recipients, each one a recipient.
+    pub(super) fn auditors(&self) -> Result<Vec<String>, ConfigError> {
+        for auditor in &self.auditors {
+            if let Err(why) = auditor.trim().parse::<age::x25519::Recipient>() {
+                let shown: String = auditor
+                    .chars()
+                    .take(80)
+                    .flat_map(char::escape_debug)
+                    .collect();
+                return Err(ConfigError::Value {
+                    place: format!("`auditors` in `{}`", self.path.display()),
+                    problem: format!("`{shown}` is no age recipient (`age1…`): {why}"),
+                });
+            }
+        }
+        let texts = self.auditors.iter();
+        Ok(texts.map(|text| text.trim().to_owned()).collect())
     }
 
     /// A path of the file: `~/` is the home folder, a relative one starts at the file's folder.

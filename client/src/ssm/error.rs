@@ -136,7 +136,7 @@ pub enum SsmError {
     #[error("the command ended, but a part of its output was lost")]
     Incomplete,
     /// A command ended, and nobody said how.
-    #[error("the command ended, but its SSM Agent or document carries no exit status")]
+    #[error("the command ended without telling its exit status")]
     NoStatus,
     /// The evidence could not be written.
     #[error(transparent)]
@@ -251,8 +251,8 @@ impl SsmError {
             Self::Evidence(error) => error.hint(),
             Self::Local { .. } => "see what closed it on this computer",
             Self::NoStatus => {
-                "its output is complete. The status comes from SSM Agents since 3.1.1511.0, when \
-                 the document says `separateOutputStream`; or use `--via bastion`"
+                "it was killed together with its shell, or is none that a POSIX shell runs; \
+                 `--via bastion` tells more"
             }
             Self::Incomplete => "run it again, or write its output to a file on the target",
             Self::Answer { .. } | Self::Stopped | Self::NoRandomness => return None,

@@ -16,6 +16,7 @@ use crate::ssh::terminal::Size;
 use crate::ssh::typist::Typist;
 
 use super::error::SsmError;
+use super::exit_status::Watch;
 use super::session::{Event, Reader, Session, Writer};
 
 /// Bytes taken from the local input at once.
@@ -46,13 +47,14 @@ pub enum Status {
     Left,
 }
 
-/// Serves an open session until it ends. `control` may close at any time. Everything is recorded
-/// before it is shown.
+/// Serves an open session until it ends. `control` may close at any time; `watch` waits for the
+/// exit status in the output. Everything is recorded before it is shown.
 pub async fn run<I, O, E>(
     session: Session,
     job: Job,
     streams: Streams<'_, I, O, E>,
     control: mpsc::Receiver<Control>,
+    watch: Option<Watch>,
     record: Option<Record>,
 ) -> Result<Status, SsmError>
 where
@@ -78,6 +80,7 @@ where
         output,
         error,
         record: record.clone(),
+        watch,
     };
     tokio::select! {
         ended = listen(reader, screen, helped, line) => ended,
@@ -92,10 +95,20 @@ struct Screen<O, E> {
     output: O,
     error: E,
     record: Option<Record>,
+    watch: Option<Watch>,
 }
 
 impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Screen<O, E> {
     async fn output(&mut self, bytes: &[u8]) -> Result<(), SsmError> {
+        let Some(watch) = &mut self.watch else {
+            return self.show(bytes).await;
+        };
+        let mut its = BytesMut::with_capacity(bytes.len());
+        watch.feed(bytes, &mut its);
+        self.show(&its).await
+    }
+
+    async fn show(&mut self, bytes: &[u8]) -> Result<(), SsmError> {
         if let Some(record) = &self.record {
             record.output(bytes).await?;
         }
@@ -117,9 +130,17 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Screen<O, E> {
         self.error.flush().await.map_err(failed)
     }
 
-    async fn flush(&mut self) -> Result<(), SsmError> {
+    /// The end of the output, and the status that stood in it.
+    async fn finish(&mut self) -> Result<Option<u8>, SsmError> {
+        let mut status = None;
+        if let Some(watch) = self.watch.take() {
+            let (rest, told) = watch.finish();
+            status = told;
+            self.show(&rest).await?;
+        }
         let flushed = self.output.flush().await;
-        flushed.map_err(|error| local("the standard output failed", &error))
+        flushed.map_err(|error| local("the standard output failed", &error))?;
+        Ok(status)
     }
 }
 
@@ -153,7 +174,9 @@ where
             Some(Event::Exit(code)) => status = Status::Exited(code),
             Some(Event::Flag(_)) => {}
             Some(Event::Ended(end)) => {
-                screen.flush().await?;
+                if let Some(code) = screen.finish().await? {
+                    status = Status::Exited(code.into());
+                }
                 return match end.why {
                     _ if end.is_incomplete && status != Status::Unknown => {
                         Err(SsmError::Incomplete)

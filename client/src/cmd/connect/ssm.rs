@@ -17,6 +17,7 @@ use crate::pipe::outage;
 use crate::route::only_bastion;
 use crate::ssh::shell::{Control, Streams};
 use crate::ssh::terminal::{RawMode, Size};
+use crate::ssm::exit_status::{self, Watch};
 use crate::ssm::shell::{self, Job, Status};
 use crate::ssm::target::{Feature, Node};
 use crate::ssm::{Session, Ssm, SsmError, Start, claim, document};
@@ -48,16 +49,19 @@ pub(super) async fn run(
     // A terminal has its own line for it.
     let _telling =
         (!typed).then(|| AbortOnDropHandle::new(tokio::spawn(outage::tell(away, printer))));
-    let ended = on_terminal(session, plan.job, typed, control, record.clone()).await;
+    let is_told = plan.watch.is_some();
+    let work = (plan.job, plan.watch);
+    let ended = on_terminal(session, work, typed, control, record.clone()).await;
     // The session is over here: what fails now is told, and changes no status.
     if let Err(error) = record.close(end(&ended)).await {
         context.printer.warning(error.to_string());
     }
-    status(context, plan.job, !args.command.is_empty(), ended)
+    status(context, plan.job, !args.command.is_empty(), is_told, ended)
 }
 
 struct Plan {
     job: Job,
+    watch: Option<Watch>,
     start: Start,
     carries: Carries,
 }
@@ -94,9 +98,15 @@ fn plan(context: &Context, args: &ConnectArgs, node: &Node) -> Result<Plan, Erro
             (Job::Command, document::NON_INTERACTIVE, carries)
         }
     };
-    let parameters = match line.as_str() {
-        "" => document::parameters([]),
-        line => document::parameters([("command", line.to_owned())]),
+    // A Windows shell has another language, and an unknown node may have.
+    let has_posix_shell = matches!(node.platform.as_str(), "Linux" | "MacOS");
+    let (parameters, watch) = match line.as_str() {
+        "" => (document::parameters([]), None),
+        line if has_posix_shell => {
+            let (asked, watch) = exit_status::asked(line)?;
+            (document::parameters([("command", asked)]), Some(watch))
+        }
+        line => (document::parameters([("command", line.to_owned())]), None),
     };
     let start = Start {
         target: node.id.clone(),
@@ -106,6 +116,7 @@ fn plan(context: &Context, args: &ConnectArgs, node: &Node) -> Result<Plan, Erro
     };
     Ok(Plan {
         job,
+        watch,
         start,
         carries,
     })
@@ -175,7 +186,7 @@ fn has_input() -> bool {
 
 async fn on_terminal(
     session: Session,
-    job: Job,
+    (job, watch): (Job, Option<Watch>),
     typed: bool,
     control: mpsc::Receiver<Control>,
     record: Record,
@@ -198,7 +209,7 @@ async fn on_terminal(
         typed,
         raw: raw.as_ref(),
     };
-    shell::run(session, job, streams, control, Some(record)).await
+    shell::run(session, job, streams, control, watch, Some(record)).await
 }
 
 /// The end as the evidence keeps it.
@@ -223,17 +234,19 @@ fn status(
     context: &Context,
     job: Job,
     is_command: bool,
+    is_told: bool,
     ended: Result<Status, SsmError>,
 ) -> Result<ExitCode, Error> {
     match (ended?, job) {
         (Status::Exited(code), _) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(255))),
         (Status::Left, _) => Ok(ExitCode::from(STATUS_OF_OURS)),
+        (Status::Unknown, _) if is_told => Err(SsmError::NoStatus.into()),
         (Status::Unknown, Job::Command) => Err(SsmError::NoStatus.into()),
         (Status::Unknown, Job::Terminal(_)) => {
             if is_command {
                 context
                     .printer
-                    .note("SSM carries no exit status of a command with a terminal");
+                    .note("SSM carries no exit status of this command");
             }
             Ok(ExitCode::SUCCESS)
         }
