@@ -2,9 +2,9 @@
 //!
 //! `auto` takes the agent where one is configured, answers and knows the target, else SSM if the
 //! target is online there. A denial never falls through to the other way: whoever said no meant
-//! the person, not the road. One line on stderr says which way it was and why.
+//! the person, not the road. One line on stderr says which way it was and why; for the agent, which
+//! is the ordinary way, only with `-v`.
 
-use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 use postern_proto::gateway::message::DenyCode;
@@ -93,14 +93,16 @@ pub async fn open<T>(
     }
     if via == Via::Auto && context.agents.is_empty() {
         let found = find(context, target).await?;
-        tell(context, "SSM: no agent is configured", true);
+        context.printer.note("through SSM: no agent is configured");
         return Ok(found);
     }
     let gateway = Gateway::of(context).await?;
     let refusal = match bastion(&gateway).await {
         Ok(opened) => {
             if via == Via::Auto {
-                tell(context, &format!("agent `{}`", gateway.agent().id), false);
+                // The ordinary way is no news: `ssh` says nothing about it either.
+                let line = format!("through agent `{}`: it answers", gateway.agent().id);
+                context.printer.detail(line);
             }
             return Ok(Way::Bastion(opened));
         }
@@ -111,7 +113,9 @@ pub async fn open<T>(
     }
     match find(context, target).await {
         Ok(found) => {
-            tell(context, &format!("SSM: {}", refusal.error.message), true);
+            context
+                .printer
+                .note(format!("through SSM: {}", refusal.error.message));
             Ok(found)
         }
         Err(error) => {
@@ -128,16 +132,6 @@ async fn find<T>(context: &Context, target: &TargetName) -> Result<Way<T>, Error
     let ssm = Ssm::of(context)?;
     let node = target::find(&ssm, target.as_str()).await?;
     Ok(Way::Ssm(ssm, node))
-}
-
-/// The line on stderr. The ordinary way is told to people, not to the logs of their scripts.
-fn tell(context: &Context, way: &str, is_news: bool) {
-    let line = format!("through {way}");
-    if is_news || std::io::stderr().is_terminal() {
-        context.printer.note(line);
-    } else {
-        context.printer.detail(line);
-    }
 }
 
 /// Refuses what only the agent carries.

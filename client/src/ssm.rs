@@ -16,6 +16,7 @@
 //! | [`session`] | [`Session`]: the handle that everybody else uses |
 //! | `driver` | one task for each session: data channel, connection |
 //! | `way_back` | the next connection: ResumeSession, back-off |
+//! | `watchdog` | a target that is gone |
 //! | `socket` | a WebSocket over our own TLS |
 //! | [`exit_status`] | a command's status where the document carries none |
 //! | [`forward`] | listeners, and their connections |
@@ -52,6 +53,7 @@ pub mod target;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 mod way_back;
 
 pub use api::Ssm;

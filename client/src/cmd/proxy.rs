@@ -116,7 +116,7 @@ async fn carry(
 }
 
 /// Waits for a signal that is to end us.
-async fn killed() {
+pub(super) async fn killed() {
     let kinds = [
         SignalKind::hangup(),
         SignalKind::terminate(),

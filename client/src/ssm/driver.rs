@@ -25,12 +25,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::pipe::outage::Outages;
+
 use super::api::{Ssm, Started};
 use super::document;
 use super::error::SsmError;
 use super::kms::{DataKey, data_key};
 use super::session::{End, Event, Shared, Start};
 use super::socket::Socket;
+use super::watchdog::Watchdog;
 use super::way_back::{Back, Search, WayBack};
 
 /// Messages taken from the socket before anything else has its turn.
@@ -111,6 +114,7 @@ struct Driver {
     // Why the handshake will fail.
     key_error: Option<SsmError>,
     is_port: bool,
+    watchdog: Watchdog,
     payload: Arc<AtomicUsize>,
     stop: CancellationToken,
     ended: watch::Sender<Option<Result<(), SsmError>>>,
@@ -129,12 +133,15 @@ enum Happened {
     Ordered(Option<Order>),
     Turned(Turn),
     Answered(Result<DataKey, SsmError>),
+    Gone(SsmError),
     Nothing,
 }
 
 /// What a link did.
 enum Turn {
     Worked,
+    /// The other side said something.
+    Heard,
     Lost(String),
     Back(Result<Back, SsmError>),
 }
@@ -168,6 +175,7 @@ impl Driver {
         };
         let channel = DataChannel::client(config, Instant::now(), unix());
         let way = WayBack::new(Arc::clone(&ssm), id.clone(), url);
+        let watchdog = watchdog(&ssm, &start.target, way.outages());
         Self {
             link: Link::Seeking(way.first(token)),
             payload: Arc::new(AtomicUsize::new(channel.payload())),
@@ -185,6 +193,7 @@ impl Driver {
             key: None,
             key_error: None,
             is_port: false,
+            watchdog,
             ssm,
             id,
             channel,
@@ -314,8 +323,10 @@ impl Driver {
             events,
             key,
             stop,
+            watchdog,
             ..
         } = self;
+        let is_up = matches!(link, Link::Up(_)) && channel.is_open();
         let happened = tokio::select! {
             () = stop.cancelled() => Happened::Stop,
             () = events.closed() => Happened::Stop,
@@ -327,6 +338,7 @@ impl Driver {
             order = orders.recv(), if listens => Happened::Ordered(order),
             turn = poll_fn(|cx| link.poll(cx, channel)) => Happened::Turned(turn),
             answer = asked(key) => Happened::Answered(answer),
+            error = watchdog.gone(), if is_up => Happened::Gone(error),
             () = sleep_until(due.into()) => {
                 channel.handle_timeout(Instant::now());
                 Happened::Nothing
@@ -337,6 +349,7 @@ impl Driver {
             Happened::Ordered(Some(order)) => self.obey(order),
             Happened::Ordered(None) => self.is_mute = true,
             Happened::Turned(turn) => return self.after(turn),
+            Happened::Gone(error) => return Some(over(error, false)),
             Happened::Answered(answer) => {
                 self.key = None;
                 self.use_key(answer);
@@ -381,6 +394,10 @@ impl Driver {
     fn after(&mut self, turn: Turn) -> Option<Outcome> {
         match turn {
             Turn::Worked => None,
+            Turn::Heard => {
+                self.watchdog.heard();
+                None
+            }
             Turn::Lost(why) => {
                 tracing::debug!(session = %self.id, why, "the connection is lost");
                 let heard = match &self.link {
@@ -401,11 +418,7 @@ impl Driver {
             Turn::Back(Err(error)) => {
                 self.link = Link::Down;
                 let at_aws = error == SsmError::Over;
-                let end = End {
-                    why: Some(error),
-                    is_incomplete: true,
-                };
-                Some(Outcome::Over { end, at_aws })
+                Some(over(error, at_aws))
             }
         }
     }
@@ -472,7 +485,7 @@ impl Driver {
                 () = sleep_until(due.into()) => Turn::Worked,
             };
             match turn {
-                Turn::Worked => channel.handle_timeout(Instant::now()),
+                Turn::Worked | Turn::Heard => channel.handle_timeout(Instant::now()),
                 Turn::Lost(_) | Turn::Back(_) => *link = Link::Down,
             }
             while let Some(event) = channel.poll_event() {
@@ -517,10 +530,29 @@ fn pump(
         taken += 1;
     }
     let beat = socket.poll_heartbeat(cx, channel.wants_message())?;
-    if taken > 0 || beat {
-        return Ok(Poll::Ready(Turn::Worked));
-    }
-    Ok(Poll::Pending)
+    Ok(match (taken, beat) {
+        (1.., _) => Poll::Ready(Turn::Heard),
+        (0, true) => Poll::Ready(Turn::Worked),
+        (0, false) => Poll::Pending,
+    })
+}
+
+/// An end of which the other side does not know, or has said nothing.
+fn over(why: SsmError, at_aws: bool) -> Outcome {
+    let end = End {
+        why: Some(why),
+        is_incomplete: true,
+    };
+    Outcome::Over { end, at_aws }
+}
+
+fn watchdog(ssm: &Arc<Ssm>, target: &str, outages: &Outages) -> Watchdog {
+    let (ssm, asked) = (Arc::clone(ssm), target.to_owned());
+    let ask = move || -> BoxFuture<'static, Result<bool, SsmError>> {
+        let (ssm, target) = (Arc::clone(&ssm), asked.clone());
+        Box::pin(async move { ssm.is_connected(&target).await })
+    };
+    Watchdog::new(target.to_owned(), outages.clone(), Box::new(ask))
 }
 
 async fn asked(

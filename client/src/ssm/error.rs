@@ -123,6 +123,14 @@ pub enum SsmError {
         /// What the last attempt said.
         cause: String,
     },
+    /// The target is away for good.
+    #[error("{target} is gone: AWS does not hear it, and nothing came from it for {minutes} min")]
+    Vanished {
+        /// Its id.
+        target: String,
+        /// How long.
+        minutes: u64,
+    },
     /// AWS did not confirm the end.
     #[error("AWS was not told in time that session {session} is over")]
     NotEnded {
@@ -169,7 +177,7 @@ impl SsmError {
             Self::Config(_) | Self::Ambiguous { .. } | Self::NoTarget { .. } => Kind::Usage,
             Self::Expired(_) => Kind::LoginNeeded,
             Self::Unreachable { .. } | Self::Stream { .. } | Self::Lost { .. } => Kind::Unreachable,
-            Self::Offline { .. } => Kind::Unreachable,
+            Self::Offline { .. } | Self::Vanished { .. } => Kind::Unreachable,
             Self::Refused { code, .. } if code == "TargetNotConnected" => Kind::Unreachable,
             Self::Refused { code, .. } if DENIED.contains(&code.as_str()) => Kind::Denied,
             Self::Key { .. } => Kind::Denied,
@@ -244,6 +252,7 @@ impl SsmError {
             Self::Over => {
                 "it ended on the other side, or its idle or longest time is over: connect again"
             }
+            Self::Vanished { .. } => "check whether it was stopped or restarted, and connect again",
             Self::Lost { .. } => "connect again when the network is back",
             Self::NotEnded { .. } => {
                 "it ends with SSM's idle timeout; `aws ssm terminate-session` is quicker"

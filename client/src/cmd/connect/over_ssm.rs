@@ -8,6 +8,7 @@ use postern_proto::names::LoginUser;
 
 use super::{finish, on_terminal};
 use crate::cli::ConnectArgs;
+use crate::cmd::proxy::killed;
 use crate::context::Context;
 use crate::error::Error;
 use crate::evidence::{Carries, End, Record};
@@ -55,7 +56,11 @@ struct Way<'a> {
 impl Way<'_> {
     async fn go(&self, forwards: Forwards, mut job: Job) -> Result<Status, Error> {
         let start = self.start();
-        let session = Session::start(self.ssm, start.clone()).await?;
+        // Cut short, what was begun at AWS is still ended there.
+        let session = tokio::select! {
+            session = Session::start(self.ssm, start.clone()) => session?,
+            () = killed() => return Ok(Status::Left),
+        };
         let terminal = job.terminal.as_ref();
         let carries = Carries::Ssh {
             user: self.user.clone(),
@@ -92,7 +97,10 @@ impl Way<'_> {
         forwards: Forwards,
     ) -> Result<Status, Error> {
         let printer = self.context.printer;
-        let mut link = self.link(session, record).await?;
+        let mut link = tokio::select! {
+            link = self.link(session, record) => link?,
+            () = killed() => return Ok(Status::Left),
+        };
         let forwarding = if forwards.is_empty() {
             None
         } else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Listening, Serving, until_done};
+use super::{Listening, Serving, interrupted, until_done};
 use crate::cli::ForwardArgs;
 use crate::context::Context;
 use crate::error::Error;
@@ -23,10 +23,18 @@ pub(super) async fn run(
     node: &Node,
 ) -> Result<ExitCode, Error> {
     let limit = args.sessions.map_or(context.ssm_sessions, usize::from);
-    let mut tunnels = Vec::new();
-    for forward in forwards {
-        tunnels.push(Tunnel::open(context, ssm, node, forward, limit).await?);
-    }
+    let opening = async {
+        let mut tunnels = Vec::new();
+        for forward in forwards {
+            tunnels.push(Tunnel::open(context, ssm, node, forward, limit).await?);
+        }
+        Ok::<_, Error>(tunnels)
+    };
+    // Cut short, what was begun at AWS is still ended there.
+    let tunnels = tokio::select! {
+        opened = opening => opened?,
+        signalled = interrupted() => return signalled.map(|()| ExitCode::SUCCESS),
+    };
     for (tunnel, forward) in tunnels.iter().zip(forwards) {
         Listening {
             listening: tunnel.address().to_string(),

@@ -24,11 +24,19 @@ pub(super) async fn carry(
     early: Bytes,
     local: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), Error> {
-    let start = raw::start(&node.id, port);
-    let session = Session::start(ssm, start.clone()).await?;
-    let carries = Carries::Tunnel { host: None, port };
-    let record = claim::open(context, ssm, node, &session, &start, carries).await?;
-    let flow = record.flow_opened("stdin").await?;
+    let opening = async {
+        let start = raw::start(&node.id, port);
+        let session = Session::start(ssm, start.clone()).await?;
+        let carries = Carries::Tunnel { host: None, port };
+        let record = claim::open(context, ssm, node, &session, &start, carries).await?;
+        let flow = record.flow_opened("stdin").await?;
+        Ok::<_, Error>((session, record, flow))
+    };
+    // Cut short, what was begun at AWS is still ended there.
+    let (session, record, flow) = tokio::select! {
+        opened = opening => opened?,
+        () = killed() => return Ok(()),
+    };
     let raw = Raw::of(session);
     let away = raw.away();
     let (from, to) = tokio::io::split(local);
