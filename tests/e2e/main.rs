@@ -22,11 +22,8 @@ mod resumption;
 mod rollback;
 mod round_trips;
 mod serve;
-<<<<<<< HEAD
 mod ssm_forward;
-=======
 mod ssm_shell;
->>>>>>> ssmclient
 mod step_up;
 mod strangers;
 mod tampering;
