@@ -479,3 +479,6 @@ impl State {
         unused
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,18 @@
 //! The SSM Agent of one session, with the service in front of it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use postern_proto::ssm::AGENT_VERSION;
 use postern_proto::ssm::channel::{Config, DataChannel, Event, Plan, Seed, Session, Transmit};
 use postern_proto::ssm::message::{Message, MessageId, MessageKind};
+use postern_proto::ssm::payload::handshake::Properties;
 use postern_proto::ssm::payload::{ChannelClosed, SecretText};
+use postern_proto::ssm::smux::frame::HEADER;
+use postern_proto::ssm::smux::{self, Limits, Mux, StreamId};
+use postern_proto::ssm::{AGENT_VERSION, Role};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message as Frame;
 
@@ -23,6 +27,8 @@ pub(crate) enum Plays {
     Command,
     /// A command whose document keeps nothing apart.
     Mixed,
+    /// Port forwarding: gives back what each connection sends.
+    Forward,
     /// Nothing is heard of it.
     Silent,
 }
@@ -51,8 +57,11 @@ pub(super) async fn run(plays: Plays, mut orders: mpsc::UnboundedReceiver<Order>
     let mut socket: Option<Socket> = None;
     let mut waiting: Vec<u8> = Vec::new();
     let (mut begun, mut last_words) = (false, false);
+    let mut echoes = Echoes::new();
     loop {
-        if begun {
+        if plays == Plays::Forward {
+            echoes.serve(&mut channel);
+        } else if begun {
             play(plays, &mut channel, &mut waiting, &mut last_words);
         }
         if let Some(up) = &mut socket {
@@ -132,7 +141,67 @@ fn begin(plays: Plays, channel: &mut DataChannel) {
             };
             channel.begin(Instant::now(), plan).unwrap();
         }
+        Plays::Forward => {
+            let properties = [("portNumber", "80"), ("type", "LocalPortForwarding")];
+            let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let plan = Plan {
+                session: Session::Port(Properties(properties.into())),
+                encryption: None,
+            };
+            channel.begin(Instant::now(), plan).unwrap();
+        }
         Plays::Silent => {}
+    }
+}
+
+/// Connections, each with what it is still to get back.
+struct Echoes {
+    mux: Mux,
+    owed: BTreeMap<StreamId, Vec<u8>>,
+}
+
+impl Echoes {
+    fn new() -> Self {
+        Self {
+            mux: Mux::new(Role::Agent, Limits::default(), false, Instant::now()),
+            owed: BTreeMap::new(),
+        }
+    }
+
+    fn serve(&mut self, channel: &mut DataChannel) {
+        let now = Instant::now();
+        while self.mux.wants_data()
+            && let Some(event) = channel.poll_event()
+        {
+            if let Event::Data(bytes) = event {
+                self.mux.handle_data(now, bytes).unwrap();
+            }
+        }
+        while let Some(event) = self.mux.poll_event() {
+            match event {
+                smux::Event::Opened(id) => drop(self.owed.insert(id, Vec::new())),
+                smux::Event::Readable(_) => {}
+                smux::Event::Finished(id) => {
+                    self.mux.finish(id);
+                    self.owed.remove(&id);
+                }
+            }
+        }
+        for (id, owed) in &mut self.owed {
+            while owed.len() < 64 * 1024
+                && let Some(bytes) = self.mux.read(*id, 64 * 1024)
+            {
+                owed.extend_from_slice(&bytes);
+            }
+            let taken = self.mux.write(*id, owed);
+            owed.drain(..taken);
+        }
+        while self.mux.has_output() && channel.room() > HEADER {
+            let mut out = Vec::new();
+            self.mux
+                .poll_transmit(&mut out, channel.room().min(channel.payload()));
+            channel.write(now, &out).unwrap();
+        }
     }
 }
 
