@@ -204,7 +204,8 @@ pub struct ConnectArgs {
     postern forward db-1 5432                  the same local port, or a free one if it is taken\n  \
     postern forward db-1 15432:5432\n  \
     postern forward bastion-1 0:db.internal:5432   a free local port\n  \
-    postern forward db-1 0:5432 -- sh -c 'psql -p $POSTERN_FORWARD_PORT'")]
+    postern forward db-1 0:5432 -- sh -c 'psql -p $POSTERN_FORWARD_PORT'\n  \
+    postern forward --via ssm app-1 8080:db.internal:80")]
 pub struct ForwardArgs {
     /// Instance id, Name tag, private address or DNS name, or `tag:KEY=VALUE`
     pub target: TargetName,

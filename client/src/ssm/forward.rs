@@ -236,6 +236,7 @@ async fn connection<O: Opener>(
         }
     };
     let is_refused = lease.far().is_refused();
+    let is_closed = matches!(ending, Some(Ending::Closed)) && !is_refused;
     let why = match ending {
         Some(Ending::Closed) if is_refused => {
             reset(&socket);
@@ -244,11 +245,7 @@ async fn connection<O: Opener>(
             shared.printer.warning(text);
             Some(why)
         }
-        Some(Ending::Closed) => {
-            linger(&mut socket).await;
-            None
-        }
-        Some(Ending::Left) | None => None,
+        Some(Ending::Closed | Ending::Left) | None => None,
         Some(Ending::Local(error)) => {
             tracing::debug!(%error, %peer, "a local program went away");
             reset(&socket);
@@ -267,6 +264,9 @@ async fn connection<O: Opener>(
         }
     };
     lease.end().await;
+    if is_closed {
+        linger(&mut socket).await;
+    }
     if let Err(error) = flow.close(why.as_deref()).await {
         // The forward ends for it.
         tracing::debug!(%error, "the end of a connection is not in the evidence");

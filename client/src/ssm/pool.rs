@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use postern_proto::ssm::payload::Flag;
 use postern_proto::ssm::version::PortMode;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -26,6 +26,7 @@ use super::relay::Far;
 use super::session::{Event, Reader, Session, Writer};
 use crate::error::Error;
 use crate::output::Printer;
+use crate::pipe::outage;
 
 /// How long a connection waits for a session of its own while it could share one.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -59,6 +60,8 @@ struct Shared<O: Opener> {
     state: Mutex<State>,
     /// A session was opened, was lost, or became free.
     changed: Notify,
+    /// One of the sessions tells of the network, for all.
+    teller: Semaphore,
 }
 
 struct State {
@@ -119,6 +122,7 @@ impl<O: Opener> Pool<O> {
                 failed: None,
             }),
             changed: Notify::new(),
+            teller: Semaphore::new(1),
         });
         shared.lock().add(&shared, first);
         let sweeping = tokio::spawn(sweep(Arc::clone(&shared)));
@@ -182,6 +186,16 @@ impl<O: Opener> Pool<O> {
             }
         };
         tokio::join!(futures_util::future::join_all(members), fresh);
+    }
+}
+
+/// Ends its sessions in the background: their carriers know the pool.
+impl<O: Opener> Drop for Pool<O> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.members.clear();
+        state.fresh = None;
+        state.tasks.abort_all();
     }
 }
 
@@ -372,6 +386,7 @@ async fn carry<O: Opener>(
         why = send(&writer, &streams) => why,
         why = receive(&mut reader, &streams, &shared) => why,
         why = keep_alive(&streams) => why,
+        why = tell_of_network(&writer, &shared) => why,
     };
     let connections = streams.count();
     streams.end(why.clone());
@@ -444,6 +459,13 @@ async fn keep_alive(streams: &Streams) -> Error {
             Err(error) => return Error::failed(error.to_string()),
         }
     }
+}
+
+/// Never returns.
+async fn tell_of_network<O: Opener>(writer: &Writer, shared: &Shared<O>) -> Error {
+    let _turn = shared.teller.acquire().await;
+    outage::tell(writer.away(), shared.printer).await;
+    std::future::pending().await
 }
 
 /// Ends sessions that nobody uses; never returns.
