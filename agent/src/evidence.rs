@@ -31,8 +31,8 @@ use postern_proto::audit::event::{Event, Fact, RecordingDigest};
 use postern_proto::audit::tree;
 use postern_proto::gateway::message::Witness;
 use postern_proto::names::SessionId;
-use postern_proto::recording::RecordingName;
 pub use postern_proto::recording::{Entry, Kind as RecordingKind};
+use postern_proto::recording::{Keep, RecordingName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use event::{agent_event, now_ms};
@@ -41,7 +41,7 @@ pub use open::{LookError, OpenError, Settings, Startup, look};
 use quota::Usage;
 use reader::FolderStore;
 use recorder::{Begin, Open, Queue, ROOM};
-pub use recover::LogError;
+pub use recover::{LogError, hint as log_hint};
 use writer::Order;
 
 /// What leaves say of the program that wrote them.
@@ -239,9 +239,11 @@ impl Evidence {
         self.shared.queue.begin(Begin {
             name,
             usage,
-            bulk: self.is_bulk(&kind),
+            keep: Keep {
+                input: self.shared.record_input,
+                bulk: self.is_bulk(&kind),
+            },
             kind,
-            record_input: self.shared.record_input,
             reply,
         });
         let open = self.or_failure(answer).await?;

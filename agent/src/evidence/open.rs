@@ -183,7 +183,7 @@ impl OpenError {
                     .to_owned()
             }
             Self::Recipients(_) => "see `evidence.recipients` in agent.toml".to_owned(),
-            Self::Log { error, .. } => error.hint().to_owned(),
+            Self::Log { error, .. } => recover::hint(error).to_owned(),
             Self::Evidence(_) => return None,
         })
     }

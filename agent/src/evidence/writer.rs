@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postern_proto::audit::event::{Event, Fact, RecordingDigest};
+use postern_proto::audit::event::{Event, Fact, RecordingDigest, Source};
 use postern_proto::audit::ocsf::{self, Place};
 use postern_proto::gateway::message::Witness;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -155,6 +155,7 @@ impl Writer {
             sequence,
             version: VERSION,
             access: open.and_then(|open| open.access.as_ref()),
+            source: Source::Agent,
         };
         ocsf::encode(event, place, &mut |plain| self.auditors.seal(plain))
             .map_err(|error| EvidenceError::Failed(error.to_string().into()))
@@ -188,7 +189,7 @@ impl Writer {
     /// Commits; on a full disk once more with the space that was set aside.
     fn write(&mut self, leaves: &[Vec<u8>]) -> Result<Vec<Witness>, EvidenceError> {
         if self.health.is_full() {
-            self.log.sparing = true;
+            self.log.disk.sparing = true;
             self.reserve.release();
         }
         let began = std::time::Instant::now();
@@ -199,7 +200,7 @@ impl Writer {
         {
             self.health.write_failed("the audit log", error);
             self.reserve.release();
-            log.sparing = true;
+            log.disk.sparing = true;
             result = watched.run(|| log.commit(leaves));
         }
         metrics::histogram!("postern_log_commit_seconds").record(began.elapsed().as_secs_f64());

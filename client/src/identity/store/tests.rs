@@ -46,18 +46,20 @@ async fn a_file_is_not_another_profile_s() {
     std::fs::copy(folder.join("alice.sealed"), folder.join("bob.sealed")).unwrap();
     let context = world.elsewhere();
     let (ring, sealed) = Store::of(&context, "bob").read().unwrap().unwrap();
-    let key = keyring::fetch(&context, ring, &Store::new(&context).entry)
+    let key = keyring::fetch(&context, ring, Store::new(&context).entry())
         .await
         .unwrap()
         .unwrap();
     assert!(
         Store::of(&context, "bob")
-            .open(ring, &key, &sealed)
+            .file
+            .open::<Kept>(ring, &key, &sealed)
             .is_err()
     );
     assert!(
         Store::of(&context, "alice")
-            .open(ring, &key, &sealed)
+            .file
+            .open::<Kept>(ring, &key, &sealed)
             .is_ok()
     );
 }

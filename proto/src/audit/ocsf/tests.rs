@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::audit::event::{Actor, EventTarget, FileOperation, RecordingDigest};
+use crate::audit::event::{
+    Actor, Claim, EventTarget, FileOperation, RecordingDigest, Source, SsmSession,
+};
 use crate::gateway::message::{CloseReason, DenyCode};
 use crate::names::{Assurance, Principal, SessionId};
 
@@ -51,6 +53,7 @@ fn leaf(event: &Event, access: Option<&Access>, identity: &Identity) -> Vec<u8> 
         sequence: 41,
         version: "0.1.0",
         access,
+        source: Source::Agent,
     };
     encode(event, place, &mut |plain| {
         age::encrypt(&identity.to_public(), plain).map_err(|error| error.to_string())
@@ -183,6 +186,7 @@ fn an_event_that_cannot_be_sealed_becomes_no_leaf() {
         sequence: 0,
         version: "0",
         access: None,
+        source: Source::Agent,
     };
     let result = encode(&command("id"), place, &mut |_| {
         Err("no randomness".to_owned())
