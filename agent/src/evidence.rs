@@ -8,8 +8,10 @@
 //! ```
 
 mod auditors;
+mod claims;
 mod disk;
 mod flush;
+mod handed;
 mod health;
 mod log;
 mod open;
@@ -30,10 +32,13 @@ use postern_proto::audit::event::{Event, Fact, RecordingDigest};
 use postern_proto::audit::tree;
 use postern_proto::gateway::message::Witness;
 use postern_proto::names::SessionId;
-use postern_proto::recording::{Keep, RecordingName};
 pub use postern_proto::recording::{Entry, Kind as RecordingKind};
+use postern_proto::recording::{Keep, RecordingName};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use claims::{ClaimError, NotTaken, Taken};
+use claims::{Claims, Uploads};
+pub(crate) use handed::PieceError;
 use health::{Health, lock};
 pub(crate) use open::agent_event;
 pub use open::{LookError, OpenError, Settings, Startup, look};
@@ -80,6 +85,8 @@ struct Shared {
     dirty: Arc<flush::Dirty>,
     health: Arc<Health>,
     usage: Usage,
+    claims: Arc<Claims>,
+    uploads: Arc<Uploads>,
     /// Recordings whose end the log does not state yet.
     recordings: Mutex<std::collections::HashMap<RecordingName, Arc<Open>>>,
     checkpoint: watch::Receiver<String>,

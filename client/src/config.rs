@@ -43,11 +43,13 @@ pub mod variable {
     pub const AUDITOR_IDENTITY: &str = "POSTERN_AUDITOR_IDENTITY";
     /// Folder of the evidence that this client writes itself.
     pub const EVIDENCE: &str = "POSTERN_EVIDENCE";
+    /// Age recipients of its auditors, separated by commas.
+    pub const AUDITORS: &str = "POSTERN_AUDITORS";
     /// The six digits.
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         CONFIG,
         AGENT,
         AGENT_ID,
@@ -61,6 +63,7 @@ pub mod variable {
         STORE,
         AUDITOR_IDENTITY,
         EVIDENCE,
+        AUDITORS,
         MFA_CODE,
     ];
 }
@@ -230,7 +233,10 @@ impl Settings {
                 .path(variable::EVIDENCE)
                 .or_else(|| file.path(file.evidence.as_deref(), environment))
                 .unwrap_or_else(|| state.join("evidence")),
-            auditors: file.auditors()?,
+            auditors: match environment.text(variable::AUDITORS)? {
+                Some(text) => auditors(variable::AUDITORS, text.split(','))?,
+                None => file.auditors()?,
+            },
             state,
             audit_store: environment
                 .path(variable::STORE)
@@ -379,6 +385,26 @@ fn is_role_arn(text: &str) -> bool {
             role.strip_prefix("role/")
                 .is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()))
         })
+}
+
+/// Checks age recipients from `place`.
+fn auditors<'a>(
+    place: &str,
+    texts: impl Iterator<Item = &'a str>,
+) -> Result<Vec<String>, ConfigError> {
+    texts
+        .map(str::trim)
+        .map(|text| match text.parse::<age::x25519::Recipient>() {
+            Ok(_) => Ok(text.to_owned()),
+            Err(why) => {
+                let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+                Err(ConfigError::Value {
+                    place: place.to_owned(),
+                    problem: format!("`{shown}` is no age recipient (`age1…`): {why}"),
+                })
+            }
+        })
+        .collect()
 }
 
 /// Parses an agent id from `place`.

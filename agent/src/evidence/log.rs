@@ -140,9 +140,7 @@ impl LogFolder {
     pub(super) fn run(&self, step: Step<'_>) -> io::Result<()> {
         match step {
             Step::Replace { file, bytes } => disk::put(&self.path(file), bytes),
-            Step::Create { path, bytes } => {
-                disk::put_new(&self.path(LogFile::Static(path)), bytes)
-            }
+            Step::Create { path, bytes } => disk::put_new(&self.path(LogFile::Static(path)), bytes),
             Step::Grow {
                 index,
                 offset,

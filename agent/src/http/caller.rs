@@ -96,7 +96,8 @@ impl Caller {
         Ok(())
     }
 
-    fn event(&self, fact: Fact) -> Event {
+    /// An event that this caller causes now.
+    pub(super) fn event(&self, fact: Fact) -> Event {
         Event {
             time_ms: unix_ms(OffsetDateTime::now_utc()),
             session: None,

@@ -34,7 +34,7 @@ pub fn duration(ms: i64) -> String {
 }
 
 /// The name that a value has on the wire.
-pub(super) fn wire_name(value: &impl Serialize) -> String {
+pub(crate) fn wire_name(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         _ => "?".to_owned(),
@@ -137,7 +137,10 @@ fn fact(fact: &Fact) -> String {
             line
         }
         Fact::SessionInterrupted { recordings } => {
-            format!("session interrupted: its writer died{}", digests(recordings))
+            format!(
+                "session interrupted: its writer died{}",
+                digests(recordings)
+            )
         }
         Fact::PipeDetached { pipe, reason } => format!("pipe {pipe} lost its connection: {reason}"),
         Fact::PipeResumed { pipe, attempt } => {
@@ -241,7 +244,10 @@ fn fact(fact: &Fact) -> String {
 }
 
 fn ssm_session(ssm: &SsmSession) -> String {
-    let mut line = format!("SSM session {} of {} in {}", ssm.id, ssm.document, ssm.region);
+    let mut line = format!(
+        "SSM session {} of {} in {}",
+        ssm.id, ssm.document, ssm.region
+    );
     if let Some(reason) = &ssm.reason {
         line.push_str(&format!(", reason: {reason}"));
     }

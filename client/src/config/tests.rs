@@ -153,17 +153,28 @@ fn every_variable_is_in_the_table_once() {
 #[test]
 fn evidence_of_the_client_has_a_place_and_auditors() {
     let auditor = age::x25519::Identity::generate().to_public();
-    let home = Home::new(&format!("evidence = \"proof\"\nauditors = [\"{auditor}\"]\n"));
+    let home = Home::new(&format!(
+        "evidence = \"proof\"\nauditors = [\"{auditor}\"]\n"
+    ));
     let settings = home.load(&[], &GlobalArgs::default()).unwrap();
-    assert_eq!(settings.evidence, home.0.path().join(".config/postern/proof"));
+    assert_eq!(
+        settings.evidence,
+        home.0.path().join(".config/postern/proof")
+    );
     assert_eq!(settings.auditors, [auditor.to_string()]);
     let elsewhere = [("POSTERN_EVIDENCE", "/elsewhere")];
     let settings = home.load(&elsewhere, &GlobalArgs::default()).unwrap();
     assert_eq!(settings.evidence, Path::new("/elsewhere"));
+    let two = format!("{auditor}, {auditor}");
+    let named = [("POSTERN_AUDITORS", two.as_str())];
+    let settings = home.load(&named, &GlobalArgs::default()).unwrap();
+    assert_eq!(settings.auditors.len(), 2);
     let home = Home::new("auditors = [\"ssh-ed25519 AAAA\"]\n");
     let error = home.load(&[], &GlobalArgs::default()).unwrap_err();
     assert!(
-        error.to_string().contains("`ssh-ed25519 AAAA` is no age recipient"),
+        error
+            .to_string()
+            .contains("`ssh-ed25519 AAAA` is no age recipient"),
         "{error}"
     );
 }

@@ -137,7 +137,9 @@ pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         let path = path.display();
-        return Err(io::Error::other(format!("{path} is longer than {limit} bytes")));
+        return Err(io::Error::other(format!(
+            "{path} is longer than {limit} bytes"
+        )));
     }
     Ok(Some(bytes))
 }

@@ -103,7 +103,11 @@ impl HandOver {
     /// Hands over the rest, for a moment.
     pub(super) async fn finish(&self) {
         self.finish.send_replace(true);
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(task) = task
             && tokio::time::timeout(FINISH, task).await.is_err()
         {
@@ -146,13 +150,16 @@ struct Has {
 
 impl Carrier {
     async fn carry(&self) -> Result<(), CarryError> {
-        let gateway = Gateway::of(&self.context).await.map_err(CarryError::Gateway)?;
+        let gateway = Gateway::of(&self.context)
+            .await
+            .map_err(CarryError::Gateway)?;
         let cursor = self.cursor(&gateway);
         if let Some(folder) = cursor.parent() {
             disk::make_folder(folder)?;
         }
         // Another process hands the same log over: it takes this one's entries along.
-        let Some(_held) = try_lock(&cursor.with_extension("lock")).map_err(std::io::Error::other)?
+        let Some(_held) =
+            try_lock(&cursor.with_extension("lock")).map_err(std::io::Error::other)?
         else {
             return Ok(());
         };
@@ -210,7 +217,9 @@ impl Carrier {
             return Ok(());
         }
         for digest in event.fact.recordings().iter().filter(|one| one.complete) {
-            let Ok(name) = digest.name.parse() else { continue };
+            let Ok(name) = digest.name.parse() else {
+                continue;
+            };
             match self.upload(client, name).await {
                 Err(CarryError::Http(error)) if is_final(&error) => {
                     tracing::warn!(%name, %error, "the agent does not take this recording");

@@ -81,6 +81,12 @@ pub(crate) async fn own_identity(context: &Context) -> Result<Option<Identity>, 
     Ok(keys.map(|keys| keys.identity))
 }
 
+/// Ends the log with all logins, unless its key opens recordings: a new one names it.
+pub(crate) async fn forget(context: &Context) -> Result<(), EvidenceError> {
+    let forgotten = key::forget(context).await;
+    forgotten.map_err(|error| unusable(context, error.to_string()))
+}
+
 /// The log to write, begun where there was none, with what died before closed. And a note for the
 /// person, once.
 pub(super) async fn writable(context: &Context) -> Result<(Log, Option<String>), EvidenceError> {
@@ -95,6 +101,9 @@ pub(super) async fn writable(context: &Context) -> Result<(Log, Option<String>),
     let folder = context.evidence.join(keys.origin.as_str());
     let log = Log::new(folder, keys.origin, keys.signer, recipients);
     let evidence = context.evidence.clone();
+    if context.auditors.is_empty() {
+        key::is_needed(&evidence).map_err(|error| unusable(context, error.to_string()))?;
+    }
     let ready = tokio::task::spawn_blocking(move || prepare(&evidence, &log).map(|()| log)).await;
     let log = ready
         .map_err(|error| unusable(context, error.to_string()))?
@@ -222,11 +231,7 @@ fn fresh_id() -> Result<SessionId, EvidenceError> {
     Ok(SessionId::of_client(now, u128::from_be_bytes(random)))
 }
 
-fn claimed(
-    session: SessionId,
-    facts: &Facts,
-    access: &Access,
-) -> Result<Event, EvidenceError> {
+fn claimed(session: SessionId, facts: &Facts, access: &Access) -> Result<Event, EvidenceError> {
     let ssm: &SsmSession = &facts.ssm;
     Ok(Event {
         time_ms: now_ms(),
@@ -273,12 +278,13 @@ fn access(carries: &Carries) -> Access {
 }
 
 fn kind(facts: &Facts) -> Kind {
-    let terminal = |(columns, rows): (u32, u32), term: &str, command: Option<&String>| Kind::Terminal {
-        columns,
-        rows,
-        term: term.to_owned(),
-        command: command.cloned(),
-    };
+    let terminal =
+        |(columns, rows): (u32, u32), term: &str, command: Option<&String>| Kind::Terminal {
+            columns,
+            rows,
+            term: term.to_owned(),
+            command: command.cloned(),
+        };
     let streams = |command: &str| Kind::Streams {
         command: command.to_owned(),
     };

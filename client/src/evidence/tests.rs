@@ -10,6 +10,7 @@ use postern_proto::audit::layout::StorePath;
 use postern_proto::audit::verify::{Fault, OutsideCheckpoint, Report, SessionState, Trust, verify};
 use postern_proto::recording::play::{Played, Player};
 
+use super::store::LocalStore;
 use super::*;
 use crate::audit::log::{Sessions, walk};
 use crate::audit::store::Folder;
@@ -186,7 +187,10 @@ async fn a_claimed_session_is_whole_in_log_and_recording() {
     assert_eq!(report.faults, []);
     assert_eq!((report.recordings, report.sessions.len()), (1, 0));
     let session = &report.claims.sessions[0];
-    assert_eq!((session.id, session.state), (record.id(), SessionState::Closed));
+    assert_eq!(
+        (session.id, session.state),
+        (record.id(), SessionState::Closed)
+    );
     let lines = home.lines().join("\n");
     for part in [
         "session opened through SSM: shell, SSM session alice-1 of SSM-SessionManagerRunShell in \
@@ -259,7 +263,9 @@ async fn nothing_of_a_client_s_evidence_is_readable_by_others_or_in_the_clear() 
             assert_eq!(mode & 0o777, 0o600, "{}", path.display());
             let bytes = fs::read(&path).unwrap();
             for secret in ["canary", "PRIVATE+KEY", "AGE-SECRET-KEY"] {
-                let found = bytes.windows(secret.len()).any(|at| at == secret.as_bytes());
+                let found = bytes
+                    .windows(secret.len())
+                    .any(|at| at == secret.as_bytes());
                 assert!(!found, "{secret} stands in {}", path.display());
             }
         }
@@ -314,7 +320,10 @@ async fn a_disk_that_fills_ends_the_client_s_session_with_that_reason() {
     fs::remove_dir_all(&tiles).unwrap();
     fs::write(&tiles, "in the way").unwrap();
     let error = record.ssm_session(ssm("alice-2")).await.unwrap_err();
-    assert!(error.to_string().contains("could not be written: the log:"), "{error}");
+    assert!(
+        error.to_string().contains("could not be written: the log:"),
+        "{error}"
+    );
     assert_eq!(record.failed().await, error);
     assert_eq!(record.output(b"x").await, Err(error.clone()));
     assert_eq!(flow.moved(1, 1), Err(error.clone()));
@@ -374,7 +383,10 @@ async fn a_session_whose_process_died_is_closed_as_interrupted_by_the_next_one()
         .collect();
     assert_eq!(
         states,
-        [(id, SessionState::Interrupted), (next.id(), SessionState::Open)]
+        [
+            (id, SessionState::Interrupted),
+            (next.id(), SessionState::Open)
+        ]
     );
     next.close(done()).await.unwrap();
     // A live one is left alone.
@@ -389,7 +401,10 @@ async fn a_session_whose_process_died_is_closed_as_interrupted_by_the_next_one()
         let sessions = report.claims.sessions.iter();
         sessions.filter(|session| session.state == state).count()
     };
-    assert_eq!((open(SessionState::Interrupted), open(SessionState::Open)), (1, 0));
+    assert_eq!(
+        (open(SessionState::Interrupted), open(SessionState::Open)),
+        (1, 0)
+    );
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -411,7 +426,9 @@ async fn a_record_that_nobody_closed_has_an_end_all_the_same() {
     let record = Evidence::open(&home.context, shell()).await.unwrap();
     drop(record);
     eventually("the session's end", || {
-        home.lines().last().is_some_and(|line| line.contains("session closed (internal)"))
+        home.lines()
+            .last()
+            .is_some_and(|line| line.contains("session closed (internal)"))
     })
     .await;
     assert_eq!(home.verified(&[]).faults, []);
@@ -449,7 +466,12 @@ async fn connections_of_a_tunnel_leave_counts_and_no_content() {
             "connection 1 broke: it was dropped",
         ]
     );
-    assert!(home.lines().last().unwrap().contains("111 bytes up, 2022 down"));
+    assert!(
+        home.lines()
+            .last()
+            .unwrap()
+            .contains("111 bytes up, 2022 down")
+    );
 }
 
 #[tokio::test]
@@ -482,7 +504,13 @@ async fn a_rewritten_or_cut_log_of_a_client_is_found() {
     };
     let size: u64 = outside.note.lines().nth(1).unwrap().parse().unwrap();
     let growing = folder.join("tile/entries/000.p/growing");
-    let named = folder.join(StorePath::Entries { index: 0, width: size as u16 }.to_string());
+    let named = folder.join(
+        StorePath::Entries {
+            index: 0,
+            width: size as u16,
+        }
+        .to_string(),
+    );
     let mut bytes = fs::read(&growing).unwrap();
     let at = bytes.windows(5).position(|text| text == b"app-1").unwrap();
     bytes[at] = b'x';
@@ -498,10 +526,16 @@ async fn without_auditors_the_user_s_own_key_opens_recordings() {
     record.output(b"mine").await.unwrap();
     record.close(done()).await.unwrap();
     let own = own_identity(&home.elsewhere()).await.unwrap().unwrap();
-    let path = home.store().folder.join(format!("recordings/{}-0", record.id()));
+    let path = home
+        .store()
+        .folder
+        .join(format!("recordings/{}-0", record.id()));
     assert_eq!(
         played(&path, &own),
-        [Played::Entry(Entry::Output("mine".into())), Played::Entry(Entry::Exit(Ok(0)))]
+        [
+            Played::Entry(Entry::Output("mine".into())),
+            Played::Entry(Entry::Exit(Ok(0)))
+        ]
     );
     // Auditors from now on: the log says so.
     home.context.auditors = vec![home.auditor.to_public().to_string()];
@@ -509,7 +543,10 @@ async fn without_auditors_the_user_s_own_key_opens_recordings() {
     record.output(b"theirs").await.unwrap();
     record.close(done()).await.unwrap();
     let lines = home.lines().join("\n");
-    assert!(lines.contains(&format!("recordings are for {} from", home.auditor.to_public())));
+    assert!(lines.contains(&format!(
+        "recordings are for {} from",
+        home.auditor.to_public()
+    )));
     assert_eq!(home.played(&record).len(), 2);
 }
 
@@ -547,6 +584,23 @@ async fn a_lost_key_begins_a_new_log_that_names_the_old_one() {
 }
 
 #[tokio::test]
+async fn logging_out_of_everything_ends_the_log_but_keeps_what_opens_recordings() {
+    let mut home = Home::new();
+    for _ in 0..2 {
+        let record = Evidence::open(&home.elsewhere(), shell()).await.unwrap();
+        record.close(done()).await.unwrap();
+        forget(&home.elsewhere()).await.unwrap();
+        assert!(own_identity(&home.elsewhere()).await.unwrap().is_none());
+    }
+    assert_eq!(local_stores(&home.context).unwrap().len(), 2);
+    home.context.auditors.clear();
+    let record = Evidence::open(&home.elsewhere(), shell()).await.unwrap();
+    record.close(done()).await.unwrap();
+    forget(&home.elsewhere()).await.unwrap();
+    assert!(own_identity(&home.elsewhere()).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn sessions_of_a_client_are_listed_as_its_word() {
     let home = Home::new();
     let record = Evidence::open(&home.context, tunnel()).await.unwrap();
@@ -559,7 +613,11 @@ async fn sessions_of_a_client_are_listed_as_its_word() {
     let session = sessions.newest(1).remove(0);
     assert_eq!(session.source, Source::Client);
     assert_eq!(
-        (session.kind.as_str(), session.end.as_str(), session.target.as_str()),
+        (
+            session.kind.as_str(),
+            session.end.as_str(),
+            session.target.as_str()
+        ),
         ("tunnel to 5432", "done", "app-1")
     );
 }

@@ -36,7 +36,11 @@ pub(super) enum Order {
         room: OwnedSemaphorePermit,
     },
     /// State this in the log, durably, and in the recording.
-    Event { fact: Fact, note: String, reply: Reply },
+    Event {
+        fact: Fact,
+        note: String,
+        reply: Reply,
+    },
     /// End it.
     Close { end: End, reply: Reply },
 }

@@ -52,7 +52,8 @@ impl SealedFile {
         value: &impl Serialize,
     ) -> Result<(), StoreError> {
         let mut plain = Zeroizing::new(Vec::with_capacity(16 * 1024));
-        serde_json::to_writer(&mut *plain, value).map_err(|_| self.sealed("it has no JSON form"))?;
+        serde_json::to_writer(&mut *plain, value)
+            .map_err(|_| self.sealed("it has no JSON form"))?;
         let failed = |_| self.sealed("it cannot be encrypted");
         let cipher = RandomizedNonceKey::new(&AES_256_GCM, key.bytes()).map_err(failed)?;
         let nonce = cipher

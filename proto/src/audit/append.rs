@@ -211,7 +211,12 @@ impl Commit<'_> {
         for tile @ (level, index, bytes) in self.next.tiles.partial() {
             // The last checkpoint's own tiles are never written again.
             if !old.contains(&tile) {
-                steps.push(create(level, index, (bytes.len() / HASH_SIZE) as u16, bytes));
+                steps.push(create(
+                    level,
+                    index,
+                    (bytes.len() / HASH_SIZE) as u16,
+                    bytes,
+                ));
             }
         }
         steps.push(Step::Replace {
@@ -236,9 +241,7 @@ impl Commit<'_> {
                     .find(|tile| (tile.level, tile.index) == (level, index))
                     .map(|tile| tile.bytes.clone())
             };
-            partial
-                .or_else(filled)
-                .or_else(|| disk.tile(level, index))
+            partial.or_else(filled).or_else(|| disk.tile(level, index))
         };
         (self.before.size()..)
             .zip(&self.leaves)
@@ -263,13 +266,10 @@ impl Commit<'_> {
             index: tile.index,
             width: 1,
         });
-        let bundles = self
-            .bundles
-            .iter()
-            .map(|(index, _)| StorePath::Entries {
-                index: *index,
-                width: 1,
-            });
+        let bundles = self.bundles.iter().map(|(index, _)| StorePath::Entries {
+            index: *index,
+            width: 1,
+        });
         tiles.chain(bundles).collect()
     }
 

@@ -98,10 +98,7 @@ pub fn last_checkpoint(
 
 /// The first checkpoint of all, of the empty log: so that a missing one is always a removal. Its
 /// note is to be written before anything else.
-pub fn first_checkpoint(
-    origin: &AgentId,
-    signers: &[LogSigner],
-) -> Result<Checkpoint, NoteError> {
+pub fn first_checkpoint(origin: &AgentId, signers: &[LogSigner]) -> Result<Checkpoint, NoteError> {
     let signers: Vec<&LogSigner> = signers.iter().collect();
     let root = Edge::default().root();
     let note = sign_checkpoint(origin, 0, root, &signers)?;

@@ -63,7 +63,12 @@ impl RecordingWriter {
 
     /// Seals lines, the last ones with the final flag, and appends what is to be written to
     /// `sealed`.
-    pub fn seal(&mut self, plain: &[u8], last: bool, sealed: &mut Vec<u8>) -> Result<(), SealError> {
+    pub fn seal(
+        &mut self,
+        plain: &[u8],
+        last: bool,
+        sealed: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
         self.sealer.seal(plain, last, sealed)
     }
 

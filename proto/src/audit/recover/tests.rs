@@ -176,7 +176,10 @@ proptest! {
 #[test]
 fn a_checkpoint_that_was_removed_is_told_from_a_log_that_never_was() {
     let disk = Disk::default();
-    assert!(matches!(last_checkpoint(&disk, &origin(), &signers()), Ok(None)));
+    assert!(matches!(
+        last_checkpoint(&disk, &origin(), &signers()),
+        Ok(None)
+    ));
     let (tail, _) = open(&disk);
     let commit = tail.commit(&origin(), &signers(), &[entry(0)]).unwrap();
     commit.steps().into_iter().for_each(|step| disk.run(step));
@@ -197,7 +200,11 @@ fn an_edge_that_does_not_reproduce_the_checkpoint_is_refused() {
     let checkpoint = last_checkpoint(&disk, &origin(), &signers())
         .unwrap()
         .unwrap();
-    for path in ["tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/001.p/growing"] {
+    for path in [
+        "tile/0/001.p/44",
+        "tile/1/000.p/1",
+        "tile/entries/001.p/growing",
+    ] {
         let whole = disk.0.borrow()[path].clone();
         disk.0.borrow_mut().get_mut(path).unwrap()[5] ^= 1;
         assert!(resume(&disk, &checkpoint).is_err(), "{path}");
