@@ -10,6 +10,7 @@
 mod auditors;
 mod claims;
 mod disk;
+mod event;
 mod flush;
 mod handed;
 mod health;
@@ -38,9 +39,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use claims::{ClaimError, NotTaken, Taken};
 use claims::{Claims, Uploads};
+pub(crate) use event::{agent_event, now_ms};
 pub(crate) use handed::PieceError;
 use health::{Health, lock};
-pub(crate) use open::agent_event;
 pub use open::{LookError, OpenError, Settings, Startup, look};
 use quota::Usage;
 use reader::FolderStore;

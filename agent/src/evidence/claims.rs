@@ -10,7 +10,7 @@ use postern_proto::audit::ocsf::{self, Place};
 use postern_proto::names::{AgentId, SessionId};
 use postern_proto::recording::RecordingName;
 
-use super::flush::now_ms;
+use super::event::now_ms;
 use super::health::lock;
 use super::{Evidence, EvidenceError, VERSION};
 
@@ -83,7 +83,7 @@ pub(super) struct Expected {
 
 /// An entry that is admitted and not written yet: nobody else writes for its log meanwhile.
 /// Dropped without [`Turn::done`] nothing of it counts.
-struct Turn {
+pub(super) struct Turn {
     claims: Arc<Claims>,
     key: (String, AgentId),
 }
@@ -128,7 +128,7 @@ impl Claims {
     }
 
     /// Admits an entry; `Ok(None)` when the log has it already.
-    fn admit(
+    pub(super) fn admit(
         self: &Arc<Self>,
         owner: &str,
         session: SessionId,
