@@ -28,7 +28,7 @@ const EXPECTED: usize = 4096;
 
 /// Why a claim is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ClaimError {
+pub(crate) enum ClaimError {
     /// The session is one of the agent's own.
     #[error("session {0} is the agent's own: nothing can be claimed of it")]
     OfAgent(SessionId),

@@ -70,7 +70,7 @@ impl Evidence {
         if offset.saturating_add(piece.len() as u64) > expected.digest.length {
             return Err(PieceError::Other);
         }
-        let usage = Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.shared);
         let (folder, owner) = (self.shared.folder.clone(), owner.to_owned());
         let work = move || -> Result<Has, PieceError> {
             let _upload: Upload = upload;
@@ -81,7 +81,7 @@ impl Evidence {
             if there.length != offset {
                 return Err(PieceError::Offset(there.length));
             }
-            usage.usage.take(&owner, piece.len() as u64)?;
+            shared.usage.take(&owner, piece.len() as u64)?;
             add(&folder, name, offset, &piece, &expected.digest)
         };
         let done = tokio::task::spawn_blocking(work).await;

@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use postern_proto::audit::event::{Claim, Event, Fact, Source};
@@ -40,9 +41,10 @@ pub(super) struct Offset {
 pub(super) async fn claim(
     State(api): State<Api>,
     caller: Caller,
-    Query(at): Query<At>,
-    leaf: Bytes,
+    at: Result<Query<At>, QueryRejection>,
+    leaf: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
+    let (at, leaf) = (asked(at)?, whole(leaf)?);
     let event = wrapped(&caller, &at, &leaf)?;
     let taken = api.core.evidence.claim(event).await.map_err(refused)?;
     Ok(Json(serde_json::json!({
@@ -69,14 +71,24 @@ pub(super) async fn hand_over(
     State(api): State<Api>,
     caller: Caller,
     Path(name): Path<String>,
-    Query(at): Query<Offset>,
-    piece: Bytes,
+    at: Result<Query<Offset>, QueryRejection>,
+    piece: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
+    let (at, piece) = (asked(at)?, whole(piece)?);
     let name = recording_name(&name)?;
     let owner = caller.who.principal().key();
     let evidence = &api.core.evidence;
     let has = evidence.hand_over(&owner, name, at.offset, piece).await;
     Ok(Json(has.map_err(no_piece)?).into_response())
+}
+
+fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    let Query(asked) = query.map_err(|error| ApiError::bad(error.body_text(), None))?;
+    Ok(asked)
+}
+
+fn whole(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
+    body.map_err(|error| ApiError::too_long(&error.body_text()))
 }
 
 fn recording_name(text: &str) -> Result<RecordingName, ApiError> {
