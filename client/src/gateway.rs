@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use postern_proto::audit::note::Checkpoint;
 use postern_proto::gateway::message::{
@@ -25,7 +24,7 @@ use crate::error::{Error as UserError, Kind};
 use crate::identity::{self, ClientCertificate, IdentityError};
 use crate::pipe::line::{Dialled, Line, Redial};
 use crate::pipe::outage::{Away, Outages};
-use crate::pipe::{self, Answer, PipeError, Wire};
+use crate::pipe::{self, Answer, Early, PipeError, Wire};
 use crate::transport::{Connection, Dialer, TransportError};
 use crate::witness::{Memory, WitnessError};
 
@@ -233,7 +232,11 @@ impl Gateway {
     }
 
     /// Opens a session. `early` goes out with the request.
-    pub async fn open(&self, request: &Request, early: &Bytes) -> Result<Opened, GatewayError> {
+    pub async fn open(
+        &self,
+        request: &Request,
+        early: &mut Early<'_>,
+    ) -> Result<Opened, GatewayError> {
         self.open_pipe(request, None, early, None).await
     }
 
@@ -242,7 +245,7 @@ impl Gateway {
         &self,
         request: &Request,
         session: &Membership,
-        early: &Bytes,
+        early: &mut Early<'_>,
         spare: Option<Connection>,
     ) -> Result<Opened, GatewayError> {
         self.open_pipe(request, Some(session), early, spare).await
@@ -270,7 +273,7 @@ impl Gateway {
         &self,
         request: &Request,
         session: Option<&Membership>,
-        early: &Bytes,
+        early: &mut Early<'_>,
         mut spare: Option<Connection>,
     ) -> Result<Opened, GatewayError> {
         let mut open = Open {
@@ -336,7 +339,7 @@ impl Gateway {
         connection: Connection,
         open: &mut Open,
         session: Option<&Membership>,
-        early: &Bytes,
+        early: &mut Early<'_>,
     ) -> Result<Answer<Connection>, GatewayError> {
         open.join =
             match session {

@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use aws_lc_rs::digest::Context;
 use postern_proto::audit::event::RecordingDigest;
@@ -16,6 +16,7 @@ use postern_proto::recording::{Entry, Keep, Kind, RecordingName, RecordingWriter
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::auditors::Auditors;
+use super::event::now_ms;
 use super::flush::Dirty;
 use super::health::{Health, Watched, lock};
 use super::quota::SessionUsage;
@@ -265,9 +266,7 @@ impl Recorder {
         }
         let fault = |error: &dyn std::fmt::Display| EvidenceError::Failed(error.to_string().into());
         let wrapped = self.auditors.key()?;
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs() as i64);
+        let now = now_ms() / 1000;
         let (recording, sealed) = RecordingWriter::start(
             begin.name,
             &begin.kind,
