@@ -13,13 +13,13 @@ use super::error::ApiError;
 use super::faults::{Fault, Faults};
 use super::fleet::Fleet;
 use super::instance_connect::PushedKeys;
+use super::kms::{self, Kms};
 use super::policy::Verdict;
 use super::reply::{Answer, Asked, Output};
 use super::request::{Params, RawRequest};
 use super::service::{Protocol, Service};
 use super::sigv4::{SignatureError, Signed};
 use super::trail::{self, Record, Trail};
-use super::kms::{self, Kms};
 use super::{ec2, iam, ids, instance_connect, ssm, sts};
 use crate::ssm::{Hub, SessionDocument};
 

@@ -102,9 +102,7 @@ impl Kms {
     }
 
     fn open(&self, ciphertext: &[u8], context: &str) -> Result<(String, Vec<u8>), Refused> {
-        let (id, rest) = ciphertext
-            .split_at_checked(ID)
-            .ok_or(Refused::Ciphertext)?;
+        let (id, rest) = ciphertext.split_at_checked(ID).ok_or(Refused::Ciphertext)?;
         let (nonce, sealed) = rest
             .split_first_chunk::<NONCE_LEN>()
             .ok_or(Refused::Ciphertext)?;
@@ -191,11 +189,12 @@ fn known_key(call: &Call<'_>, body: &Map<String, Value>) -> Result<String, ApiEr
 }
 
 /// The encryption context, and the condition keys that it makes.
-fn context(
-    body: &Map<String, Value>,
-) -> Result<(String, Vec<(String, String)>), ApiError> {
+fn context(body: &Map<String, Value>) -> Result<(String, Vec<(String, String)>), ApiError> {
     let mut context = BTreeMap::new();
-    if let Some(given) = body.get("EncryptionContext").filter(|given| !given.is_null()) {
+    if let Some(given) = body
+        .get("EncryptionContext")
+        .filter(|given| !given.is_null())
+    {
         let malformed = || validation("EncryptionContext is not a map of texts");
         for (name, value) in given.as_object().ok_or_else(malformed)? {
             let value = value.as_str().ok_or_else(malformed)?;

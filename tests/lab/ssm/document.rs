@@ -78,8 +78,10 @@ pub(crate) enum BadParameter {
 impl SessionDocument {
     /// One of AWS's.
     pub(crate) fn of_aws(name: &str) -> Option<Self> {
-        let port = |default: &str| json!({"type": "String", "description": "(Optional) Port number of the server on the instance",
-            "allowedPattern": PORT, "default": default});
+        let port = |default: &str| {
+            json!({"type": "String", "description": "(Optional) Port number of the server on the instance",
+            "allowedPattern": PORT, "default": default})
+        };
         let local = json!({"type": "String", "description": "(Optional) Port number on local machine to forward traffic to. An open port is chosen at run-time if not provided",
             "allowedPattern": LOCAL_PORT, "default": "0"});
         let command = json!({"command": {"type": "String", "description": "(Required) The command to run on the instance"}});
@@ -244,7 +246,9 @@ fn allowed(pattern: &str, value: &str) -> bool {
     match pattern {
         PORT => port(1),
         LOCAL_PORT => port(0),
-        HOST => value.chars().count() >= 3 && !value.contains(|c| ",$^&()!;'\"<>`{}[]|#=".contains(c)),
+        HOST => {
+            value.chars().count() >= 3 && !value.contains(|c| ",$^&()!;'\"<>`{}[]|#=".contains(c))
+        }
         _ => true,
     }
 }
@@ -332,7 +336,10 @@ mod tests {
             ("AWS-StartSSHSession", &[("portNumber", "022")]),
             ("AWS-StartSSHSession", &[("host", "web")]),
             ("AWS-StartNonInteractiveCommand", &[]),
-            ("AWS-StartPortForwardingSessionToRemoteHost", &[("host", "a;b")]),
+            (
+                "AWS-StartPortForwardingSessionToRemoteHost",
+                &[("host", "a;b")],
+            ),
         ] {
             assert!(plan(document, parameters).is_err(), "{parameters:?}");
         }

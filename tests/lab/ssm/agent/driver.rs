@@ -38,7 +38,8 @@ const FOR_EVER: Duration = Duration::from_secs(7 * 24 * 3600);
 const SETTLE: Duration = Duration::from_secs(2);
 /// Between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(100);
-const UPGRADE: &str = "Please upgrade session-manager-plugin version to support separate output stream feature";
+const UPGRADE: &str =
+    "Please upgrade session-manager-plugin version to support separate output stream feature";
 
 /// Runs a session to its end and reports it.
 pub(super) async fn run(host: Arc<Host>, order: Order) {
@@ -274,7 +275,9 @@ impl Driver {
         let channel = &mut self.channel;
         let sent = match output {
             Output::Data(mut bytes) => {
-                let taken = channel.write(now, &bytes).map(|taken| bytes.split_to(taken));
+                let taken = channel
+                    .write(now, &bytes)
+                    .map(|taken| bytes.split_to(taken));
                 self.used = Instant::now();
                 self.output = (!bytes.is_empty()).then_some(Output::Data(bytes));
                 taken.map(drop)
@@ -331,8 +334,7 @@ impl Driver {
     fn hear(&mut self, bytes: &Bytes) {
         let is_early = self.ready.is_some_and(|ready| Instant::now() < ready);
         // The genuine handler starts beside the channel: until then the data is not acknowledged.
-        if is_early
-            && Message::decode(bytes).is_ok_and(|m| m.kind == MessageKind::InputStreamData)
+        if is_early && Message::decode(bytes).is_ok_and(|m| m.kind == MessageKind::InputStreamData)
         {
             return;
         }

@@ -84,9 +84,7 @@ async fn show(mut reader: pty_process::OwnedReadPty, emit: &Emit, prompt_delay: 
 /// How much of this does not end within a character. Bytes that are none pass.
 fn whole_characters(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
-        Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => {
-            error.valid_up_to()
-        }
+        Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => error.valid_up_to(),
         _ => bytes.len(),
     }
 }
