@@ -52,7 +52,7 @@ pub mod variable {
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
     /// All of them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 16] = [
         CONFIG,
         AGENT,
         AGENT_ID,
