@@ -8,9 +8,11 @@
 //! ```
 
 mod auditors;
+mod claims;
 mod disk;
 mod event;
 mod flush;
+mod handed;
 mod health;
 mod log;
 mod open;
@@ -35,7 +37,10 @@ pub use postern_proto::recording::{Entry, Kind as RecordingKind};
 use postern_proto::recording::{Keep, RecordingName};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use claims::{ClaimError, NotTaken, Taken};
+use claims::{Claims, Uploads};
 pub(crate) use event::{agent_event, now_ms};
+pub(crate) use handed::PieceError;
 use health::{Health, lock};
 pub use open::{LookError, OpenError, Settings, Startup, look};
 use quota::Usage;
@@ -81,6 +86,8 @@ struct Shared {
     dirty: Arc<flush::Dirty>,
     health: Arc<Health>,
     usage: Usage,
+    claims: Arc<Claims>,
+    uploads: Arc<Uploads>,
     /// Recordings whose end the log does not state yet.
     recordings: Mutex<std::collections::HashMap<RecordingName, Arc<Open>>>,
     checkpoint: watch::Receiver<String>,

@@ -48,6 +48,8 @@ pub mod variable {
     pub const VIA: &str = "POSTERN_VIA";
     /// Folder of the evidence that this client writes itself.
     pub const EVIDENCE: &str = "POSTERN_EVIDENCE";
+    /// Age recipients of its auditors, separated by commas.
+    pub const AUDITORS: &str = "POSTERN_AUDITORS";
     /// The six digits.
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
@@ -68,6 +70,7 @@ pub mod variable {
         SSM_SESSIONS,
         VIA,
         EVIDENCE,
+        AUDITORS,
         MFA_CODE,
     ];
 }
@@ -251,7 +254,10 @@ impl Settings {
                 .path(variable::EVIDENCE)
                 .or_else(|| file.path(file.evidence.as_deref(), environment))
                 .unwrap_or_else(|| state.join("evidence")),
-            auditors: file.auditors()?,
+            auditors: match environment.text(variable::AUDITORS)? {
+                Some(text) => auditors(variable::AUDITORS, text.split(','))?,
+                None => file.auditors()?,
+            },
             state,
             audit_store: environment
                 .path(variable::STORE)
@@ -423,6 +429,26 @@ fn is_role_arn(text: &str) -> bool {
             role.strip_prefix("role/")
                 .is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()))
         })
+}
+
+/// Checks age recipients from `place`.
+fn auditors<'a>(
+    place: &str,
+    texts: impl Iterator<Item = &'a str>,
+) -> Result<Vec<String>, ConfigError> {
+    texts
+        .map(str::trim)
+        .map(|text| match text.parse::<age::x25519::Recipient>() {
+            Ok(_) => Ok(text.to_owned()),
+            Err(why) => {
+                let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+                Err(ConfigError::Value {
+                    place: place.to_owned(),
+                    problem: format!("`{shown}` is no age recipient (`age1…`): {why}"),
+                })
+            }
+        })
+        .collect()
 }
 
 /// Parses an agent id from `place`.

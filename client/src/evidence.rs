@@ -39,7 +39,7 @@ use crate::context::Context;
 use crate::error::Error as UserError;
 use crate::identity::sts::Caller;
 use hand_over::HandOver;
-pub(crate) use store::{LocalStore, local_stores, own_identity};
+pub(crate) use store::{forget, local_stores, own_identity};
 use writer::{Counts, Order};
 
 /// Bytes that may wait for the disk.
@@ -58,7 +58,7 @@ pub enum EvidenceError {
     },
     /// It could not be written. Final for the session.
     #[error("the evidence could not be written: {0}")]
-    Failed(std::sync::Arc<str>),
+    Failed(Arc<str>),
 }
 
 impl EvidenceError {

@@ -5,6 +5,7 @@ mod addresses;
 mod attestation;
 mod aws;
 mod by_hand;
+mod claims;
 mod connect;
 mod database;
 mod denials;

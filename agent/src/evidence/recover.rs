@@ -13,6 +13,7 @@ pub use postern_proto::audit::recover::LogError;
 use postern_proto::audit::recover::{first_checkpoint, last_checkpoint, left, mend, replay};
 use postern_proto::names::{AgentId, SessionId};
 
+use super::claims::Claims;
 use super::log::{Log, LogFolder};
 use super::quota::Recorded;
 
@@ -44,11 +45,17 @@ pub(super) struct Recovered {
     pub(super) open: OpenSessions,
     /// What was recorded lately, for the quotas.
     pub(super) recorded: Recorded,
+    /// What clients claimed.
+    pub(super) claims: Claims,
 }
 
 /// Sessions without an end, with what they carry.
 #[derive(Default)]
-pub(super) struct OpenSessions(pub(super) BTreeMap<SessionId, OpenSession>);
+pub(super) struct OpenSessions {
+    pub(super) own: BTreeMap<SessionId, OpenSession>,
+    /// What sessions carry that clients claim. Their ends are the clients' to state.
+    pub(super) claimed: BTreeMap<SessionId, Access>,
+}
 
 /// One of them.
 pub(super) struct OpenSession {
@@ -69,19 +76,34 @@ impl OpenSessions {
                     access: Some(access.clone()),
                     recordings: BTreeMap::new(),
                 };
-                self.0.insert(session, open);
+                self.own.insert(session, open);
             }
             Fact::SessionClosed { .. } | Fact::SessionInterrupted { .. } => {
-                self.0.remove(&session);
+                self.own.remove(&session);
             }
             Fact::RecordingProgressed { recording } => {
-                if let Some(open) = self.0.get_mut(&session) {
+                if let Some(open) = self.own.get_mut(&session) {
                     open.recordings
                         .insert(recording.name.clone(), recording.clone());
                 }
             }
+            Fact::Claimed(claim) => match &*claim.fact {
+                Fact::SessionClaimed { access, .. } => {
+                    self.claimed.insert(session, access.clone());
+                }
+                Fact::SessionClosed { .. } | Fact::SessionInterrupted { .. } => {
+                    self.claimed.remove(&session);
+                }
+                _ => {}
+            },
             _ => {}
         }
+    }
+
+    /// What a session carries.
+    pub(super) fn access(&self, session: SessionId) -> Option<&Access> {
+        let own = self.own.get(&session).and_then(|open| open.access.as_ref());
+        own.or_else(|| self.claimed.get(&session))
     }
 }
 
@@ -108,11 +130,13 @@ pub(super) fn open(
     };
     let mut open = OpenSessions::default();
     let mut recorded = Recorded::default();
+    let claims = Claims::default();
     let tail = replay(&disk, &checkpoint, |entry| {
         // Entries of a later version are kept as they are; they open no session here.
         if let Ok(decoded) = ocsf::decode(entry, &[]) {
             recorded.follow(&decoded.event, &open);
             open.follow(&decoded.event);
+            claims.follow(&decoded.event, entry.len() as u64);
         }
     })?;
     if let Some(step) = mend(&disk, &tail)? {
@@ -139,6 +163,7 @@ pub(super) fn open(
         first,
         open,
         recorded,
+        claims,
     })
 }
 

@@ -137,7 +137,7 @@ impl Writer {
             }
         }
         if matches!(event.fact, Fact::SessionGranted { .. })
-            && let Err(error) = self.reserve.hold(self.open.0.len() + 1)
+            && let Err(error) = self.reserve.hold(self.open.own.len() + 1)
         {
             tracing::warn!(%error, "no space can be set aside for a further session");
             return Err(EvidenceError::Space {
@@ -149,12 +149,11 @@ impl Writer {
     }
 
     fn encode(&self, event: &Event, sequence: u64) -> Result<Vec<u8>, EvidenceError> {
-        let open = event.session.and_then(|session| self.open.0.get(&session));
         let place = Place {
             origin: &self.log.origin,
             sequence,
             version: VERSION,
-            access: open.and_then(|open| open.access.as_ref()),
+            access: event.session.and_then(|session| self.open.access(session)),
             source: Source::Agent,
         };
         ocsf::encode(event, place, &mut |plain| self.auditors.seal(plain))

@@ -34,7 +34,7 @@ pub fn duration(ms: i64) -> String {
 }
 
 /// The name that a value has on the wire.
-pub(super) fn wire_name(value: &impl Serialize) -> String {
+pub(crate) fn wire_name(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         _ => "?".to_owned(),

@@ -126,21 +126,10 @@ impl File {
 
     /// The auditors' age recipients, each one a recipient.
     pub(super) fn auditors(&self) -> Result<Vec<String>, ConfigError> {
-        for auditor in &self.auditors {
-            if let Err(why) = auditor.trim().parse::<age::x25519::Recipient>() {
-                let shown: String = auditor
-                    .chars()
-                    .take(80)
-                    .flat_map(char::escape_debug)
-                    .collect();
-                return Err(ConfigError::Value {
-                    place: format!("`auditors` in `{}`", self.path.display()),
-                    problem: format!("`{shown}` is no age recipient (`age1…`): {why}"),
-                });
-            }
-        }
-        let texts = self.auditors.iter();
-        Ok(texts.map(|text| text.trim().to_owned()).collect())
+        super::auditors(
+            &format!("`auditors` in `{}`", self.path.display()),
+            self.auditors.iter().map(String::as_str),
+        )
     }
 
     /// A path of the file: `~/` is the home folder, a relative one starts at the file's folder.

@@ -165,6 +165,10 @@ fn evidence_of_the_client_has_a_place_and_auditors() {
     let elsewhere = [("POSTERN_EVIDENCE", "/elsewhere")];
     let settings = home.load(&elsewhere, &GlobalArgs::default()).unwrap();
     assert_eq!(settings.evidence, Path::new("/elsewhere"));
+    let two = format!("{auditor}, {auditor}");
+    let named = [("POSTERN_AUDITORS", two.as_str())];
+    let settings = home.load(&named, &GlobalArgs::default()).unwrap();
+    assert_eq!(settings.auditors.len(), 2);
     let home = Home::new("auditors = [\"ssh-ed25519 AAAA\"]\n");
     let error = home.load(&[], &GlobalArgs::default()).unwrap_err();
     assert!(

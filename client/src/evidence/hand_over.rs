@@ -29,7 +29,7 @@ use crate::http::{Client, HttpError};
 /// After a failure, until the next try.
 const RETRY: Duration = Duration::from_secs(60);
 /// What the end of a session waits for the last entries.
-const FINISH: Duration = Duration::from_secs(5);
+const FINISH: Duration = Duration::from_secs(3);
 /// Bytes of a recording in one request: an agent takes no longer ones.
 const PIECE: usize = 60 * 1024;
 
@@ -67,30 +67,29 @@ impl HandOver {
             principal,
         };
         let task = tokio::spawn(async move {
-            let mut alive = true;
+            let mut growing = true;
             loop {
                 let last = *finishing.borrow_and_update();
                 let carried = carrier.carry().await;
+                if let Err(why) = &carried {
+                    tracing::info!(%why, "evidence is not handed over yet");
+                }
                 if last {
                     return;
                 }
-                let pause = match carried {
-                    Ok(()) => Duration::MAX,
-                    Err(why) => {
-                        tracing::info!(%why, "evidence is not handed over yet");
-                        RETRY
-                    }
-                };
                 let more = async {
-                    if pause == Duration::MAX && alive {
-                        alive = grown.changed().await.is_ok();
+                    if carried.is_ok() && growing {
+                        growing = grown.changed().await.is_ok();
                     } else {
-                        tokio::time::sleep(pause.min(RETRY)).await;
+                        tokio::time::sleep(RETRY).await;
                     }
                 };
                 tokio::select! {
                     () = more => {}
-                    changed = finishing.changed() => if changed.is_err() { return },
+                    // An agent that did not answer a moment ago holds up nobody's exit.
+                    changed = finishing.changed() => if changed.is_err() || carried.is_err() {
+                        return;
+                    },
                 }
             }
         });

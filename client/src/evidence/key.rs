@@ -22,6 +22,8 @@ use crate::identity::store::{Store, StoreError, file_name};
 
 /// As long as a keyring keeps anything.
 const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// A file that says that recordings are encrypted to the user.
+const OWN: &str = "own";
 /// The list of logs: a line each.
 const LIST_LIMIT: u64 = 1024 * 1024;
 
@@ -138,6 +140,31 @@ pub(crate) async fn fetch_or_make(context: &Context) -> Result<(LogKeys, bool), 
     sealed.write(ring, &key, &kept)?;
     remember(&context.evidence, keys.signer.vkey())?;
     Ok((keys, true))
+}
+
+/// Recordings are encrypted to the user from now on: their key is not to be thrown away.
+pub(crate) fn is_needed(folder: &Path) -> std::io::Result<()> {
+    let path = folder.join(OWN);
+    if path.exists() {
+        return Ok(());
+    }
+    disk::put(&path, b"", true)
+}
+
+/// Forgets the keys, so that the log is over; but not while recordings can be opened with them
+/// alone. Absent is fine.
+pub(crate) async fn forget(context: &Context) -> Result<(), KeyError> {
+    if context.evidence.join(OWN).exists() {
+        return Ok(());
+    }
+    let sealed = place(context)?;
+    if let Some((ring, _)) = sealed.read()?
+        && ring != Ring::File
+    {
+        keyring::forget(context, ring, &sealed.entry).await?;
+        std::fs::remove_file(&sealed.path).map_err(failed(&sealed.path))?;
+    }
+    Ok(())
 }
 
 /// Public keys of all logs that this client ever wrote, oldest first.

@@ -81,6 +81,12 @@ pub(crate) async fn own_identity(context: &Context) -> Result<Option<Identity>, 
     Ok(keys.map(|keys| keys.identity))
 }
 
+/// Ends the log with all logins, unless its key opens recordings: a new one names it.
+pub(crate) async fn forget(context: &Context) -> Result<(), EvidenceError> {
+    let forgotten = key::forget(context).await;
+    forgotten.map_err(|error| unusable(context, error.to_string()))
+}
+
 /// The log to write, begun where there was none, with what died before closed. And a note for the
 /// person, once.
 pub(super) async fn writable(context: &Context) -> Result<(Log, Option<String>), EvidenceError> {
@@ -95,6 +101,9 @@ pub(super) async fn writable(context: &Context) -> Result<(Log, Option<String>),
     let folder = context.evidence.join(keys.origin.as_str());
     let log = Log::new(folder, keys.origin, keys.signer, recipients);
     let evidence = context.evidence.clone();
+    if context.auditors.is_empty() {
+        key::is_needed(&evidence).map_err(|error| unusable(context, error.to_string()))?;
+    }
     let ready = tokio::task::spawn_blocking(move || prepare(&evidence, &log).map(|()| log)).await;
     let log = ready
         .map_err(|error| unusable(context, error.to_string()))?

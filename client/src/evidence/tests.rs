@@ -10,6 +10,7 @@ use postern_proto::audit::layout::StorePath;
 use postern_proto::audit::verify::{Fault, OutsideCheckpoint, Report, SessionState, Trust, verify};
 use postern_proto::recording::play::{Played, Player};
 
+use super::store::LocalStore;
 use super::*;
 use crate::audit::log::{Sessions, walk};
 use crate::audit::store::Folder;
@@ -34,6 +35,7 @@ impl Home {
             profile: "alice".to_owned(),
             profile_named: false,
             login_user: None,
+            via: crate::cli::Via::Auto,
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),
             audit_store: None,
@@ -580,6 +582,23 @@ async fn a_lost_key_begins_a_new_log_that_names_the_old_one() {
         panic!("the new log does not name the old one");
     };
     assert_eq!(previous.checkpoint, note);
+}
+
+#[tokio::test]
+async fn logging_out_of_everything_ends_the_log_but_keeps_what_opens_recordings() {
+    let mut home = Home::new();
+    for _ in 0..2 {
+        let record = Evidence::open(&home.elsewhere(), shell()).await.unwrap();
+        record.close(done()).await.unwrap();
+        forget(&home.elsewhere()).await.unwrap();
+        assert!(own_identity(&home.elsewhere()).await.unwrap().is_none());
+    }
+    assert_eq!(local_stores(&home.context).unwrap().len(), 2);
+    home.context.auditors.clear();
+    let record = Evidence::open(&home.elsewhere(), shell()).await.unwrap();
+    record.close(done()).await.unwrap();
+    forget(&home.elsewhere()).await.unwrap();
+    assert!(own_identity(&home.elsewhere()).await.unwrap().is_some());
 }
 
 #[tokio::test]

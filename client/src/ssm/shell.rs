@@ -6,9 +6,10 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use postern_proto::ssm::payload::TerminalSize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::evidence::Record;
+use crate::pipe::outage::Away;
 use crate::ssh::escape;
 use crate::ssh::shell::{Control, Streams, told};
 use crate::ssh::status::StatusLine;
@@ -87,6 +88,7 @@ where
         left = feed(input, &writer, typist, job) => left,
         left = obey(control, &writer, record.as_ref()) => left,
         failed = failed(record.as_ref()) => Err(failed),
+        failed = note_gaps(record.as_ref(), writer.away()) => Err(failed),
     }
 }
 
@@ -269,6 +271,26 @@ async fn failed(record: Option<&Record>) -> SsmError {
     match record {
         Some(record) => record.failed().await.into(),
         None => pending().await,
+    }
+}
+
+/// Has the recording tell of outages: what stands behind one came late. Returns only an error.
+async fn note_gaps(record: Option<&Record>, mut away: watch::Receiver<Away>) -> SsmError {
+    let Some(record) = record else {
+        return pending().await;
+    };
+    loop {
+        let lost = away.wait_for(|away| away.since.is_some()).await;
+        let Some(since) = lost.ok().and_then(|away| away.since) else {
+            return pending().await;
+        };
+        if away.wait_for(|away| away.since.is_none()).await.is_err() {
+            return pending().await;
+        }
+        let text = format!("no connection for {} ms", since.elapsed().as_millis());
+        if let Err(error) = record.note(&text).await {
+            return error.into();
+        }
     }
 }
 

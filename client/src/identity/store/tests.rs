@@ -70,7 +70,7 @@ async fn a_lost_key_is_no_session() {
     world.log_in().await;
     let context = world.elsewhere();
     let store = Store::new(&context);
-    keyring::forget(&context, Ring::Kernel, &store.entry)
+    keyring::forget(&context, Ring::Kernel, store.entry())
         .await
         .unwrap();
     assert!(store.load().await.unwrap().is_none());
@@ -124,7 +124,7 @@ async fn what_was_thrown_away_does_not_come_back() {
     store.wipe().await.unwrap();
     store.update(&kept).await.unwrap();
     assert!(store.load().await.unwrap().is_none());
-    assert!(!store.file.exists());
+    assert!(!store.file.path.exists());
 }
 
 #[tokio::test]

@@ -1,3 +1,4 @@
+mod claims;
 mod log;
 mod recordings;
 
@@ -5,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::*;
-use crate::audit::event::{Access, Claim, Event, Fact, RecordingDigest, Source, SsmSession};
+use crate::audit::event::{Access, Actor, Claim, Event, Fact, RecordingDigest, Source, SsmSession};
 use crate::audit::layout::{TILE_WIDTH, push_entry, split_entries};
 use crate::audit::note::{LogSigner, new_key, sign_checkpoint, sign_key_change};
 use crate::audit::ocsf::{self, Place};
