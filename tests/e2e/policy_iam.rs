@@ -80,7 +80,14 @@ async fn load(lab: &Lab, whom: &str, more: &[&str]) {
 }
 
 async fn create(lab: &Lab, name: &str, file: &str) {
-    let arguments = ["iam", "create-policy", "--policy-name", name, "--policy-document", file];
+    let arguments = [
+        "iam",
+        "create-policy",
+        "--policy-name",
+        name,
+        "--policy-document",
+        file,
+    ];
     aws(lab, &arguments).await.status(0);
 }
 
@@ -110,24 +117,40 @@ async fn an_account_with_the_printed_policies_passes_the_check() {
     attach(&lab, "user", "alice", "recorded").await;
     // The trust policy is one that `aws iam create-role` takes.
     let trust = printed(&lab, "attestation", &[]).await;
-    let role = ["iam", "create-role", "--role-name", "ops", "--assume-role-policy-document", &trust];
+    let role = [
+        "iam",
+        "create-role",
+        "--role-name",
+        "ops",
+        "--assume-role-policy-document",
+        &trust,
+    ];
     aws(&lab, &role).await.status(0);
     attach(&lab, "role", "ops", "operators-role").await;
     attach(&lab, "role", "ops", "recorded").await;
 
     let asked = [
-        "--user", "alice", "--role", "ops", "--tag", "env=staging", "--recorded-tag",
+        "--user",
+        "alice",
+        "--role",
+        "ops",
+        "--tag",
+        "env=staging",
+        "--recorded-tag",
         "env=production",
     ];
     let told = check(&lab, &asked).await;
     let said = told.out();
     assert_eq!(told.status, Some(0), "{said}\n{}", told.stderr);
-    lines_of(&said, &[
-        "ok       role/postern-attestation: 1 check holds",
-        "ok       user/alice: 13 checks hold",
-        "ok       role/ops: 9 checks hold",
-        "all holds for 3 identities",
-    ]);
+    lines_of(
+        &said,
+        &[
+            "ok       role/postern-attestation: 1 check holds",
+            "ok       user/alice: 13 checks hold",
+            "ok       role/ops: 10 checks hold",
+            "all holds for 3 identities",
+        ],
+    );
     // Nobody else is named: only what is open counts, and nothing is.
     let told = check(&lab, &["--tag", "env=staging", "--json"]).await;
     let answer: Value = serde_json::from_str(&told.out()).unwrap();
@@ -142,7 +165,10 @@ async fn an_account_with_the_printed_policies_passes_the_check() {
     // A policy that only reads says nothing to a question that was not asked: another tag, and alice is of no use.
     let told = check(&lab, &["--user", "alice", "--tag", "env=production"]).await;
     assert_eq!(told.status, Some(1));
-    assert!(told.out().contains("MISSING  user/alice: starting a session on a target with env=production"));
+    assert!(
+        told.out()
+            .contains("MISSING  user/alice: starting a session on a target with env=production")
+    );
     lab.stop().await.unwrap();
 }
 
@@ -150,14 +176,18 @@ async fn an_account_with_the_printed_policies_passes_the_check() {
 #[track_caller]
 fn lines_of(said: &str, lines: &[&str]) {
     for line in lines {
-        assert!(said.lines().any(|one| one == *line), "no `{line}` in:\n{said}");
+        assert!(
+            said.lines().any(|one| one == *line),
+            "no `{line}` in:\n{said}"
+        );
     }
 }
 
 #[tokio::test]
 async fn what_the_check_proposes_mends_what_it_found() {
     let lab = account().await;
-    let broad = document(&json!([{"Effect": "Allow", "Action": ["ssm:*", "sts:*"], "Resource": "*"}]));
+    let broad =
+        document(&json!([{"Effect": "Allow", "Action": ["ssm:*", "sts:*"], "Resource": "*"}]));
     only(&lab, "bob", &[("broad", broad.clone())]);
     let found = check(&lab, &["--user", "bob", "--tag", "env=staging", "--json"]).await;
     let found: Value = serde_json::from_str(&found.status(1).out()).unwrap();
@@ -177,19 +207,35 @@ async fn what_the_check_proposes_mends_what_it_found() {
         "others-sessions",
     ];
     assert_eq!(open, all);
-    assert!(checks[0]["message"].as_str().unwrap().contains("policy broad"), "{}", checks[0]);
+    assert!(
+        checks[0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("policy broad"),
+        "{}",
+        checks[0]
+    );
 
     // All that it proposes, in one policy beside the broad one. What demands the document check cannot be a Deny.
     let mut statements: Vec<Value> = Vec::new();
-    for proposed in checks.iter().filter_map(|check| check["statements"].as_array()) {
+    for proposed in checks
+        .iter()
+        .filter_map(|check| check["statements"].as_array())
+    {
         for statement in proposed {
             if !statements.contains(statement) {
                 statements.push(statement.clone());
             }
         }
     }
-    only(&lab, "bob", &[("broad", broad), ("mended", document(&json!(statements)))]);
-    let told = check(&lab, &["--user", "bob", "--tag", "env=staging"]).await.status(1);
+    only(
+        &lab,
+        "bob",
+        &[("broad", broad), ("mended", document(&json!(statements)))],
+    );
+    let told = check(&lab, &["--user", "bob", "--tag", "env=staging"])
+        .await
+        .status(1);
     let faults: Vec<String> = told
         .out()
         .lines()
@@ -197,7 +243,10 @@ async fn what_the_check_proposes_mends_what_it_found() {
         .map(str::to_owned)
         .collect();
     assert_eq!(faults.len(), 1, "{}", told.out());
-    assert!(faults[0].contains("without a permission on its document"), "{faults:?}");
+    assert!(
+        faults[0].contains("without a permission on its document"),
+        "{faults:?}"
+    );
     lab.stop().await.unwrap();
 }
 
@@ -210,34 +259,66 @@ async fn a_role_is_open_to_whom_its_trust_policy_lets_in_without_mfa() {
     let trust = json!({"Version": "2012-10-17", "Statement": {"Effect": "Allow",
         "Principal": {"AWS": format!("arn:aws:iam::{ACCOUNT}:root")}, "Action": "sts:AssumeRole"}});
     for (role, policy) in [("open", "operators-role"), ("useless", "operators")] {
-        lab.aws.put_role(lab::aws::Role::new(role, trust.to_string())).unwrap();
+        lab.aws
+            .put_role(lab::aws::Role::new(role, trust.to_string()))
+            .unwrap();
         attach(&lab, "role", role, policy).await;
     }
     let told = check(&lab, &staging).await.status(1);
-    lines_of(&told.out(), &[&format!(
-        "OPEN     role/open: role/open may be assumed by `arn:aws:iam::{ACCOUNT}:root` without MFA"
-    )]);
+    lines_of(
+        &told.out(),
+        &[&format!(
+            "OPEN     role/open: role/open may be assumed by `arn:aws:iam::{ACCOUNT}:root` without MFA"
+        )],
+    );
     // The policy for users is worth nothing on a role, and the check says why.
-    let told = check(&lab, &["--role", "useless", "--tag", "env=staging"]).await.status(1);
-    assert!(told.out().contains("MISSING  role/useless: starting a session"), "{}", told.out());
-    assert!(told.out().contains("no role session carries"), "{}", told.out());
+    let told = check(&lab, &["--role", "useless", "--tag", "env=staging"])
+        .await
+        .status(1);
+    assert!(
+        told.out()
+            .contains("MISSING  role/useless: starting a session"),
+        "{}",
+        told.out()
+    );
+    assert!(
+        told.out().contains("no role session carries"),
+        "{}",
+        told.out()
+    );
     lab.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn what_depends_on_a_value_that_is_not_known_is_never_fine() {
     let lab = account().await;
-    let office = document(&json!([{"Effect": "Allow", "Action": "ssm:StartSession", "Resource": "*",
-        "Condition": {"IpAddress": {"aws:SourceIp": "203.0.113.0/24"}}}]));
+    let office = document(
+        &json!([{"Effect": "Allow", "Action": "ssm:StartSession", "Resource": "*",
+        "Condition": {"IpAddress": {"aws:SourceIp": "203.0.113.0/24"}}}]),
+    );
     only(&lab, "bob", &[("office", office)]);
     let told = check(&lab, &[]).await.status(1);
     let said = told.out();
-    assert!(said.contains("UNCLEAR  user/bob: starting a session without MFA cannot be told"), "{said}");
+    assert!(
+        said.contains("UNCLEAR  user/bob: starting a session without MFA cannot be told"),
+        "{said}"
+    );
     assert!(said.contains("--context aws:SourceIp=VALUE"), "{said}");
-    let told = check(&lab, &["--context", "aws:SourceIp=203.0.113.9"]).await.status(1);
-    assert!(told.out().contains("OPEN     user/bob: starting a session without MFA is allowed"));
-    let told = check(&lab, &["--context", "aws:SourceIp=198.51.100.1"]).await.status(0);
-    assert!(told.out().contains("all holds for 1 identity;"), "{}", told.out());
+    let told = check(&lab, &["--context", "aws:SourceIp=203.0.113.9"])
+        .await
+        .status(1);
+    assert!(
+        told.out()
+            .contains("OPEN     user/bob: starting a session without MFA is allowed")
+    );
+    let told = check(&lab, &["--context", "aws:SourceIp=198.51.100.1"])
+        .await
+        .status(0);
+    assert!(
+        told.out().contains("all holds for 1 identity;"),
+        "{}",
+        told.out()
+    );
     lab.stop().await.unwrap();
 }
 
@@ -246,8 +327,10 @@ async fn who_may_not_ask_gets_an_error_and_no_good_news() {
     let lab = account().await;
     postern_as(&lab, "bob", &["login"]).await.status(0);
     let told = postern_as(&lab, "bob", &["policy", "check"]).await;
-    told.status(1)
-        .says(&["AWS does not let you ask, so nothing is known", "policy iam --for checker"]);
+    told.status(1).says(&[
+        "AWS does not let you ask, so nothing is known",
+        "policy iam --for checker",
+    ]);
     let told = check(&lab, &["--user", "nobody"]).await;
     told.status(1)
         .says(&["user/nobody does not exist in this account"]);
@@ -259,7 +342,16 @@ async fn the_agent_lives_on_the_printed_policy_of_the_bastion() {
     let lab = account().await;
     let mut agent = lab.aws.user(BASTION_USER).unwrap();
     let user = lab::stack::login_user();
-    let more = ["--os-user", &user, "--tag", "env=staging", "--tag", "env=production", "--region", REGION];
+    let more = [
+        "--os-user",
+        &user,
+        "--tag",
+        "env=staging",
+        "--tag",
+        "env=production",
+        "--region",
+        REGION,
+    ];
     let file = printed(&lab, "bastion", &more).await;
     let policy = std::fs::read_to_string(file.trim_start_matches("file://")).unwrap();
     agent.policies = vec![("bastion".to_owned(), policy.clone())];
@@ -268,7 +360,11 @@ async fn the_agent_lives_on_the_printed_policy_of_the_bastion() {
     verify.arg("check").arg("--config").arg(&lab.agent.config);
     let told = run(&mut verify, b"").await;
     assert_eq!(told.status, Some(0), "{}", told.out());
-    assert!(told.out().contains("ok       attestation role: "), "{}", told.out());
+    assert!(
+        told.out().contains("ok       attestation role: "),
+        "{}",
+        told.out()
+    );
     assert!(told.out().contains("instances run"), "{}", told.out());
     // Each of the four calls is there, and nothing else.
     let policy: Value = serde_json::from_str(&policy).unwrap();

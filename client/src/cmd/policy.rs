@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::cli::{PolicyArgs, PolicyCheckArgs, PolicyCommand, PolicyIamArgs, PolicySubject, ShapeArgs};
+use crate::cli::{
+    PolicyArgs, PolicyCheckArgs, PolicyCommand, PolicyIamArgs, PolicySubject, ShapeArgs,
+};
 use crate::context::Context;
 use crate::error::Error;
 use crate::iam::api::Iam;
@@ -18,13 +20,13 @@ use crate::identity;
 /// One of both.
 pub async fn run(context: &Context, args: PolicyArgs) -> Result<ExitCode, Error> {
     match args.command {
-        PolicyCommand::Iam(args) => print(context, args).await,
-        PolicyCommand::Check(args) => check(context, args).await,
+        PolicyCommand::Iam(args) => write(context, args).await,
+        PolicyCommand::Check(args) => compare(context, args).await,
     }
 }
 
 /// Prints what was asked for. Touches no network.
-async fn print(context: &Context, args: PolicyIamArgs) -> Result<ExitCode, Error> {
+async fn write(context: &Context, args: PolicyIamArgs) -> Result<ExitCode, Error> {
     let account = match args.account {
         Some(account) => account,
         None => account(context).await?,
@@ -48,7 +50,7 @@ async fn print(context: &Context, args: PolicyIamArgs) -> Result<ExitCode, Error
 }
 
 /// Asks IAM and tells what it found: 0 when all holds.
-async fn check(context: &Context, args: PolicyCheckArgs) -> Result<ExitCode, Error> {
+async fn compare(context: &Context, args: PolicyCheckArgs) -> Result<ExitCode, Error> {
     let recorded = !args.shape.recorded.is_empty();
     let attestation = args.shape.attestation_role.is_some() || !context.agents.is_empty();
     let mut typed = typed(context, args.shape)?;
@@ -84,7 +86,11 @@ async fn check(context: &Context, args: PolicyCheckArgs) -> Result<ExitCode, Err
     context.printer.detail(about);
     let mut judged = Vec::new();
     if attestation {
-        let name = shape.attestation_role.rsplit('/').next().unwrap_or_default();
+        let name = shape
+            .attestation_role
+            .rsplit('/')
+            .next()
+            .unwrap_or_default();
         judged.push(check::attests(&shape, iam.role(name).await?));
     }
     judged.extend(check::judge_all(&iam, &scope, identities).await?);
@@ -107,7 +113,12 @@ fn typed(context: &Context, args: ShapeArgs) -> Result<Typed, Error> {
             .map(|profile| vec![profile.region])
             .unwrap_or_default(),
     };
-    let of_agent = || context.agents.first().map(|agent| agent.attestation_role.clone());
+    let of_agent = || {
+        context
+            .agents
+            .first()
+            .map(|agent| agent.attestation_role.clone())
+    };
     Ok(Typed {
         regions,
         tags: args.tags,
@@ -122,7 +133,10 @@ fn typed(context: &Context, args: ShapeArgs) -> Result<Typed, Error> {
 
 /// Without a network: the account of the agents, else of the session that is kept.
 async fn account(context: &Context) -> Result<String, Error> {
-    let role = context.agents.first().map(|agent| agent.attestation_role.as_str());
+    let role = context
+        .agents
+        .first()
+        .map(|agent| agent.attestation_role.as_str());
     if let Some(account) = role.and_then(|arn| arn.split(':').nth(4)) {
         return Ok(account.to_owned());
     }
@@ -137,7 +151,10 @@ async fn account_of_login(context: &Context) -> Result<String, Error> {
     let (kept, _) = identity::kept(context)
         .await?
         .ok_or_else(|| Error::login_needed("the MFA session is gone"))?;
-    let of_role = kept.role.as_ref().and_then(|role| role.arn.split(':').nth(4));
+    let of_role = kept
+        .role
+        .as_ref()
+        .and_then(|role| role.arn.split(':').nth(4));
     Ok(of_role.unwrap_or(&kept.caller.account).to_owned())
 }
 

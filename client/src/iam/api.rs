@@ -117,7 +117,12 @@ impl Iam {
 
     /// Every user, if they are not too many.
     pub async fn users(&self) -> Result<Vec<Identity>, PolicyError> {
-        let mut pages = self.client.list_users().into_paginator().page_size(PAGE).send();
+        let mut pages = self
+            .client
+            .list_users()
+            .into_paginator()
+            .page_size(PAGE)
+            .send();
         let mut users = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error("ListUsers", "the account", error))?;
@@ -129,7 +134,12 @@ impl Iam {
 
     /// Every role but AWS's own, if they are not too many.
     pub async fn roles(&self) -> Result<Vec<Identity>, PolicyError> {
-        let mut pages = self.client.list_roles().into_paginator().page_size(PAGE).send();
+        let mut pages = self
+            .client
+            .list_roles()
+            .into_paginator()
+            .page_size(PAGE)
+            .send();
         let mut roles = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error("ListRoles", "the account", error))?;
@@ -153,7 +163,9 @@ impl Iam {
             .client
             .simulate_principal_policy()
             .policy_source_arn(&subject.arn)
-            .set_action_names(Some(probe.actions.iter().map(ToString::to_string).collect()))
+            .set_action_names(Some(
+                probe.actions.iter().map(ToString::to_string).collect(),
+            ))
             .set_resource_arns(Some(probe.resources.clone()))
             .set_context_entries(Some(probe.facts.iter().map(entry).collect()))
             .into_paginator()
@@ -161,8 +173,8 @@ impl Iam {
             .send();
         let mut results = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page
-                .map_err(|error| self.error("SimulatePrincipalPolicy", &subject.arn, error))?;
+            let page =
+                page.map_err(|error| self.error("SimulatePrincipalPolicy", &subject.arn, error))?;
             results.extend(page.evaluation_results.unwrap_or_default());
             few("results", results.len())?;
         }
@@ -282,8 +294,7 @@ fn answer(results: &[EvaluationResult], action: &str, resource: &str) -> Option<
     // Without decisions on single resources the one on the whole counts, if it is about this one.
     let result = of_action.find(|result| {
         let name = result.eval_resource_name();
-        result.resource_specific_results().is_empty()
-            && (resource == "*" || name == Some(resource))
+        result.resource_specific_results().is_empty() && (resource == "*" || name == Some(resource))
     })?;
     Some(Answer {
         allowed: result.eval_decision == PolicyEvaluationDecisionType::Allowed,
@@ -359,7 +370,11 @@ mod tests {
             .unwrap()
     }
 
-    fn whole(resource: &str, decision: &str, parts: Vec<ResourceSpecificResult>) -> EvaluationResult {
+    fn whole(
+        resource: &str,
+        decision: &str,
+        parts: Vec<ResourceSpecificResult>,
+    ) -> EvaluationResult {
         EvaluationResult::builder()
             .eval_action_name("ssm:startsession")
             .eval_resource_name(resource)
@@ -371,10 +386,16 @@ mod tests {
 
     #[test]
     fn the_decision_on_a_resource_counts_and_not_that_on_all() {
-        let parts = vec![specific("a", "allowed", &["k"]), specific("b", "explicitDeny", &[])];
+        let parts = vec![
+            specific("a", "allowed", &["k"]),
+            specific("b", "explicitDeny", &[]),
+        ];
         let results = [whole("arn:${Partition}:x", "explicitDeny", parts)];
         let a = answer(&results, "ssm:StartSession", "a").unwrap();
-        assert!(a.allowed && a.policies == ["p"] && a.missing == ["k"], "{a:?}");
+        assert!(
+            a.allowed && a.policies == ["p"] && a.missing == ["k"],
+            "{a:?}"
+        );
         assert!(!answer(&results, "ssm:StartSession", "b").unwrap().allowed);
         assert_eq!(answer(&results, "ssm:StartSession", "c"), None);
         assert_eq!(answer(&results, "ssm:ResumeSession", "a"), None);
@@ -382,11 +403,18 @@ mod tests {
 
     #[test]
     fn answers_of_the_older_form_are_read_too() {
-        let results = [whole("a", "allowed", vec![]), whole("b", "implicitDeny", vec![])];
+        let results = [
+            whole("a", "allowed", vec![]),
+            whole("b", "implicitDeny", vec![]),
+        ];
         assert!(answer(&results, "ssm:StartSession", "a").unwrap().allowed);
         assert!(!answer(&results, "ssm:StartSession", "b").unwrap().allowed);
         assert_eq!(answer(&results, "ssm:StartSession", "c"), None);
-        assert!(answer(&[whole("*", "allowed", vec![])], "ssm:StartSession", "*").unwrap().allowed);
+        assert!(
+            answer(&[whole("*", "allowed", vec![])], "ssm:StartSession", "*")
+                .unwrap()
+                .allowed
+        );
     }
 
     #[test]

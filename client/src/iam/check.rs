@@ -98,7 +98,8 @@ async fn judge(
     if let Some(document) = identity.trust.filter(|_| concerned || named) {
         findings.insert(0, trusted(scope.shape, &subject, &document));
     }
-    let starts = |finding: &Finding| finding.check == Check::Start && finding.state == State::Missing;
+    let starts =
+        |finding: &Finding| finding.check == Check::Start && finding.state == State::Missing;
     if subject.is_role
         && let Some(start) = findings.iter_mut().find(|finding| starts(finding))
         && let Some(probe) = probe::start_as_if_with_mfa(scope, &subject)
@@ -137,7 +138,12 @@ impl Outcome {
         let mut keys: Vec<String> = answers
             .iter()
             .flat_map(|answer| &answer.missing)
-            .filter(|key| !probe.absent.iter().any(|absent| absent.eq_ignore_ascii_case(key)))
+            .filter(|key| {
+                !probe
+                    .absent
+                    .iter()
+                    .any(|absent| absent.eq_ignore_ascii_case(key))
+            })
             .cloned()
             .collect();
         keys.sort();
@@ -270,8 +276,14 @@ fn what(shape: &Shape, check: Check) -> String {
     match check {
         Check::LongTermKeys => "starting a session with long-term keys, without MFA".to_owned(),
         Check::SessionWithoutMfa => "starting a session without MFA".to_owned(),
-        Check::OldMfa => format!("starting a session with MFA older than {}", age(shape.max_age)),
-        Check::OtherTargets => format!("starting a session on a target without {}", tags(&shape.tags)),
+        Check::OldMfa => format!(
+            "starting a session with MFA older than {}",
+            age(shape.max_age)
+        ),
+        Check::OtherTargets => format!(
+            "starting a session on a target without {}",
+            tags(&shape.tags)
+        ),
         Check::DocumentCheck => {
             "starting a session without a permission on its document".to_owned()
         }

@@ -31,6 +31,9 @@ pub const OWNER_TAG: &str = "ssm:resourceTag/aws:ssmmessages:session-id";
 /// What a session's owner tag must be.
 const SELF: &str = "${aws:userid}";
 
+/// What every data key of an SSM session is bound to: their encryption context.
+pub const SESSION_CONTEXT: &str = "kms:EncryptionContext:aws:ssm:SessionId";
+
 /// Characters of a managed policy, white space not counted (IAM quotas).
 const MANAGED_LIMIT: usize = 6_144;
 /// Characters of a trust policy.
@@ -115,8 +118,11 @@ impl Document {
     pub fn bastion(shape: &Shape) -> Result<Self, PolicyError> {
         let users = shape.login_users.iter().map(ToString::to_string);
         let statements = vec![
-            Statement::allow("SeeInstances", ["ec2:DescribeInstances"], ["*"])
-                .when("StringEquals", "aws:RequestedRegion", shape.regions.clone()),
+            Statement::allow("SeeInstances", ["ec2:DescribeInstances"], ["*"]).when(
+                "StringEquals",
+                "aws:RequestedRegion",
+                shape.regions.clone(),
+            ),
             Statement::allow(
                 "PushKeys",
                 ["ec2-instance-connect:SendSSHPublicKey"],
@@ -260,10 +266,16 @@ impl Statement {
         Self::allow("AttestMfa", ["sts:AssumeRole"], [role])
     }
 
+    /// For the key of an SSM session and nothing else that the KMS key may protect.
     pub(super) fn encrypt(shape: &Shape) -> Option<Self> {
+        if shape.kms_keys.is_empty() {
+            return None;
+        }
         let keys = shape.kms_keys.clone();
-        (!keys.is_empty())
-            .then(|| Self::allow("EncryptSessions", ["kms:GenerateDataKey"], keys).with_mfa())
+        let statement = Self::allow("EncryptSessions", ["kms:GenerateDataKey"], keys)
+            .with_mfa()
+            .when("StringLike", SESSION_CONTEXT, ["*"]);
+        Some(statement)
     }
 
     /// `BoolIfExists` with `false`: denied too where the key is absent, as with long-term keys.

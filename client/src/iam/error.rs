@@ -42,10 +42,14 @@ pub enum PolicyError {
     #[error("`{0}` is no tag: expected KEY=VALUE in the characters that AWS allows in tags")]
     Tag(String),
     /// Not a document.
-    #[error("`{0}` is no name of a session document: expected 3 to 128 letters, digits, `_`, `-` and `.`")]
+    #[error(
+        "`{0}` is no name of a session document: expected 3 to 128 letters, digits, `_`, `-` and `.`"
+    )]
     Document(String),
     /// Not a condition key with a value.
-    #[error("`{0}` is no condition key with a value: expected KEY=VALUE, like aws:SourceIp=203.0.113.7")]
+    #[error(
+        "`{0}` is no condition key with a value: expected KEY=VALUE, like aws:SourceIp=203.0.113.7"
+    )]
     Context(String),
     /// A key that the check sets itself.
     #[error("`{0}` is set by the check itself, differently for each question")]

@@ -4,7 +4,7 @@
 //! purpose (the MFA keys of long-term credentials, a tag) is listed, so that AWS's word that it
 //! missed those is no doubt about the answer.
 
-use super::document::OWNER_TAG;
+use super::document::{OWNER_TAG, SESSION_CONTEXT};
 use super::shape::{Shape, Tags};
 
 /// An instance that no policy names: what it may, every instance with its tags may.
@@ -259,7 +259,11 @@ impl Asked<'_> {
         probes.push(self.on_targets(Check::OtherTargets, self.good(), &[], true));
         probes.push(self.on_targets(Check::DocumentCheck, self.good(), &[&shape.tags], false));
         probes.push(self.through(Check::OtherDocuments, &OTHER_DOCUMENTS));
-        probes.push(self.sessions(Check::OthersSessions, "somebody-else", "AIDASOMEBODYELSE00000"));
+        probes.push(self.sessions(
+            Check::OthersSessions,
+            "somebody-else",
+            "AIDASOMEBODYELSE00000",
+        ));
         if self.scope.recorded {
             for (key, values) in &shape.recorded {
                 let one = Tags::from([(key.clone(), values.clone())]);
@@ -303,7 +307,11 @@ impl Asked<'_> {
         if !shape.kms_keys.is_empty() {
             let actions = vec!["kms:GenerateDataKey"];
             let keys = shape.kms_keys.clone();
-            probes.push(self.probe(Check::Encrypt, actions, keys, self.good()));
+            let mut probe = self.probe(Check::Encrypt, actions, keys, self.good());
+            probe
+                .facts
+                .push(fact(SESSION_CONTEXT, format!("{name}-{SESSION}")));
+            probes.push(probe);
         }
         probes
     }
@@ -319,10 +327,14 @@ impl Asked<'_> {
 
     fn on_targets(&self, check: Check, mfa: Mfa, tags: &[&Tags], access_check: bool) -> Probe {
         let mut probe = self.probe(check, vec![START], self.targets(), mfa);
-        probe.facts.push(fact(ACCESS_CHECK, access_check.to_string()));
+        probe
+            .facts
+            .push(fact(ACCESS_CHECK, access_check.to_string()));
         for (key, values) in tags.iter().flat_map(|tags| tags.iter()) {
             for name in tag_keys(key) {
-                probe.facts.push(fact(&name, values.first().map_or("", String::as_str)));
+                probe
+                    .facts
+                    .push(fact(&name, values.first().map_or("", String::as_str)));
             }
         }
         probe
@@ -351,7 +363,8 @@ impl Asked<'_> {
     fn targets(&self) -> Vec<String> {
         let shape = self.scope.shape;
         let mut targets = self.here(shape.everywhere("ec2", &format!("instance/{SOME_INSTANCE}")));
-        targets.extend(self.here(shape.everywhere("ssm", &format!("managed-instance/{SOME_NODE}"))));
+        targets
+            .extend(self.here(shape.everywhere("ssm", &format!("managed-instance/{SOME_NODE}"))));
         for id in self.scope.instances {
             let (service, kind) = match id.starts_with("mi-") {
                 true => ("ssm", "managed-instance"),
@@ -364,7 +377,9 @@ impl Asked<'_> {
 
     fn here(&self, arns: Vec<String>) -> Vec<String> {
         let region = format!(":{}:", self.region);
-        arns.into_iter().filter(|arn| arn.contains(&region)).collect()
+        arns.into_iter()
+            .filter(|arn| arn.contains(&region))
+            .collect()
     }
 
     fn probe(
@@ -409,7 +424,10 @@ impl Asked<'_> {
 
 /// StartSession knows a tag by two names (service authorization reference of Systems Manager).
 fn tag_keys(tag: &str) -> [String; 2] {
-    [format!("ssm:resourceTag/{tag}"), format!("aws:ResourceTag/{tag}")]
+    [
+        format!("ssm:resourceTag/{tag}"),
+        format!("aws:ResourceTag/{tag}"),
+    ]
 }
 
 fn fact(key: &str, value: impl Into<String>) -> Fact {
@@ -459,7 +477,10 @@ mod tests {
         assert_eq!(value(of(Check::OldMfa), PRESENT), Some("true"));
         assert_eq!(value(of(Check::OldMfa), AGE), Some("43201"));
         assert_eq!(value(of(Check::Start), AGE), Some("60"));
-        assert_eq!(value(of(Check::OtherTargets), "ssm:resourceTag/postern:target"), None);
+        assert_eq!(
+            value(of(Check::OtherTargets), "ssm:resourceTag/postern:target"),
+            None
+        );
         assert_eq!(
             value(of(Check::Recorded), "ssm:resourceTag/postern:recording"),
             Some("agent")
@@ -470,7 +491,11 @@ mod tests {
     fn no_role_is_asked_about_with_mfa() {
         let probes = all(true, true);
         assert!(probes.iter().all(|probe| value(probe, PRESENT).is_none()));
-        assert!(probes.iter().all(|probe| !matches!(probe.check, Check::LongTermKeys | Check::Attest)));
+        assert!(
+            probes
+                .iter()
+                .all(|probe| !matches!(probe.check, Check::LongTermKeys | Check::Attest))
+        );
     }
 
     #[test]
@@ -484,7 +509,12 @@ mod tests {
     fn a_document_is_asked_about_without_the_tags_of_a_target() {
         for probe in all(false, true) {
             if matches!(probe.check, Check::Documents | Check::OtherDocuments) {
-                assert!(probe.facts.iter().all(|fact| !fact.key.contains("esourceTag")));
+                assert!(
+                    probe
+                        .facts
+                        .iter()
+                        .all(|fact| !fact.key.contains("esourceTag"))
+                );
             }
         }
     }
@@ -492,7 +522,11 @@ mod tests {
     #[test]
     fn what_a_question_is_about_cannot_be_given_for_all() {
         let shape = Shape::new(typed()).unwrap();
-        for key in ["AWS:multifactorauthpresent", "ssm:resourcetag/postern:target", "aws:userid"] {
+        for key in [
+            "AWS:multifactorauthpresent",
+            "ssm:resourcetag/postern:target",
+            "aws:userid",
+        ] {
             assert!(is_own_key(key, &shape), "{key}");
         }
         assert!(!is_own_key("aws:SourceIp", &shape));

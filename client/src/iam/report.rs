@@ -33,10 +33,15 @@ impl<'a> Report<'a> {
         let mut lines = Vec::new();
         for judged in self.shown() {
             let who = judged.who();
-            let holding = judged.findings.iter().filter(|one| one.state == State::Holds);
+            let holding = judged
+                .findings
+                .iter()
+                .filter(|one| one.state == State::Holds);
             let faults: Vec<&Finding> = judged.faults().collect();
             if all {
-                let told = holding.clone().map(|one| format!("ok       {who}: {}", one.message));
+                let told = holding
+                    .clone()
+                    .map(|one| format!("ok       {who}: {}", one.message));
                 lines.extend(told);
             } else if faults.is_empty() {
                 let count = match holding.count() {
@@ -58,13 +63,19 @@ impl<'a> Report<'a> {
     }
 
     fn summary(&self) -> String {
-        let good = self.shown().filter(|one| one.faults().next().is_none()).count();
+        let good = self
+            .shown()
+            .filter(|one| one.faults().next().is_none())
+            .count();
         let all = self.shown().count();
         let silent = self.judged.len() - all;
         let mut text = match self.faults() {
             0 => format!("all holds for {}", identities(all)),
             1 => format!("1 finding; all holds for {good} of {}", identities(all)),
-            faults => format!("{faults} findings; all holds for {good} of {}", identities(all)),
+            faults => format!(
+                "{faults} findings; all holds for {good} of {}",
+                identities(all)
+            ),
         };
         if silent > 0 {
             text.push_str(&format!("; {silent} more may start no session"));

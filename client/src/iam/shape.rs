@@ -82,7 +82,11 @@ impl Shape {
         }
         let first = typed.regions.first().ok_or(PolicyError::NoRegion)?;
         let partition = partition(first);
-        if let Some(other) = typed.regions.iter().find(|r| self::partition(r) != partition) {
+        if let Some(other) = typed
+            .regions
+            .iter()
+            .find(|r| self::partition(r) != partition)
+        {
             return Err(PolicyError::Partitions(first.clone(), other.clone()));
         }
         if !AGES.contains(&typed.max_age.as_secs()) {
@@ -128,7 +132,9 @@ impl Shape {
 
     /// `aws`, `aws-cn`, `aws-us-gov`.
     pub fn partition(&self) -> &'static str {
-        self.regions.first().map_or("aws", |region| partition(region))
+        self.regions
+            .first()
+            .map_or("aws", |region| partition(region))
     }
 
     /// ARNs of something in every region: `instance/*` of `ec2`.
@@ -215,7 +221,10 @@ fn is_document(text: &str) -> bool {
 fn is_kms_key(text: &str) -> bool {
     let parts: Vec<&str> = text.splitn(6, ':').collect();
     let plain = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
     };
     matches!(parts[..], ["arn", partition, "kms", region, account, key]
         if partition.starts_with("aws")
@@ -318,7 +327,12 @@ pub(crate) mod tests {
     #[test]
     fn values_of_a_key_are_collected() {
         let mut typed = typed();
-        typed.tags = vec!["env=a".into(), "env=b".into(), "team=x=y".into(), "env=a".into()];
+        typed.tags = vec![
+            "env=a".into(),
+            "env=b".into(),
+            "team=x=y".into(),
+            "env=a".into(),
+        ];
         let shape = Shape::new(typed).unwrap();
         assert_eq!(shape.tags["env"], ["a", "b"]);
         assert_eq!(shape.tags["team"], ["x=y"]);

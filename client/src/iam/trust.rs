@@ -27,7 +27,11 @@ pub fn unproven(document: &str, max_age: u64) -> Result<Vec<String>, String> {
         };
         if allows && lets_assume(statement)? {
             let doubt = doubt(statement, max_age);
-            let_in.extend(principals(statement)?.into_iter().filter_map(|who| who.unproven(doubt)));
+            let_in.extend(
+                principals(statement)?
+                    .into_iter()
+                    .filter_map(|who| who.unproven(doubt)),
+            );
         }
     }
     Ok(let_in)
@@ -103,12 +107,14 @@ fn principals(statement: &Map<String, Value>) -> Result<Vec<Who>, String> {
         Some(Value::Object(kinds)) => Ok(kinds
             .iter()
             .flat_map(|(kind, names)| {
-                texts(names).into_iter().map(move |name| match kind.as_str() {
-                    "AWS" => Who::Aws(name),
-                    "Service" => Who::Service(name),
-                    "Federated" => Who::Federated(name),
-                    _ => Who::Other(format!("`{name}` ({kind})")),
-                })
+                texts(names)
+                    .into_iter()
+                    .map(move |name| match kind.as_str() {
+                        "AWS" => Who::Aws(name),
+                        "Service" => Who::Service(name),
+                        "Federated" => Who::Federated(name),
+                        _ => Who::Other(format!("`{name}` ({kind})")),
+                    })
             })
             .collect()),
         _ if statement.contains_key("NotPrincipal") => {
@@ -167,7 +173,8 @@ mod tests {
         let good = json!({"Bool": {"aws:multifactorauthpresent": "true"},
             "NumericLessThan": {"aws:MultiFactorAuthAge": 3600}});
         assert_eq!(ask(json!([root(good.clone())])), Ok(vec![]));
-        let tagging = json!({"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:TagSession"});
+        let tagging =
+            json!({"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:TagSession"});
         let deny = json!({"Effect": "Deny", "Principal": "*", "Action": "*"});
         assert_eq!(ask(json!([root(good), tagging, deny])), Ok(vec![]));
     }
@@ -177,15 +184,25 @@ mod tests {
         let age = json!({"aws:MultiFactorAuthAge": "3600"});
         let said = [
             ask(json!({"Effect": "Allow", "Principal": "*", "Action": "sts:*"})),
-            ask(root(json!({"BoolIfExists": {"aws:MultiFactorAuthPresent": "true"}, "NumericLessThan": age}))),
-            ask(root(json!({"Bool": {"aws:MultiFactorAuthPresent": ["true", "false"]}, "NumericLessThan": age}))),
+            ask(root(
+                json!({"BoolIfExists": {"aws:MultiFactorAuthPresent": "true"}, "NumericLessThan": age}),
+            )),
+            ask(root(
+                json!({"Bool": {"aws:MultiFactorAuthPresent": ["true", "false"]}, "NumericLessThan": age}),
+            )),
             ask(root(json!({"Bool": {"aws:MultiFactorAuthPresent": true}}))),
             ask(root(json!({"Bool": {"aws:MultiFactorAuthPresent": "true"},
                 "NumericLessThan": {"aws:MultiFactorAuthAge": "86400"}}))),
-            ask(json!({"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"})),
-            ask(json!({"Effect": "Allow", "Principal": {"Federated": "arn:aws:iam::1:saml-provider/x"},
-                "Action": "sts:AssumeRoleWithSAML"})),
-            ask(json!({"Effect": "Allow", "NotPrincipal": {"AWS": "x"}, "Action": "sts:AssumeRole"})),
+            ask(
+                json!({"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}),
+            ),
+            ask(
+                json!({"Effect": "Allow", "Principal": {"Federated": "arn:aws:iam::1:saml-provider/x"},
+                "Action": "sts:AssumeRoleWithSAML"}),
+            ),
+            ask(
+                json!({"Effect": "Allow", "NotPrincipal": {"AWS": "x"}, "Action": "sts:AssumeRole"}),
+            ),
             unproven("{", 1),
             ask(json!([])),
             ask(json!({"Effect": "Allow", "Action": "sts:AssumeRole"})),

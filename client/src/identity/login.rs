@@ -180,7 +180,9 @@ pub(crate) async fn role_session(
         .role
         .as_ref()
         .filter(|role| Some(role.arn.as_str()) == wanted)
-        .filter(|role| over.is_none_or(|over| over.access_key_id != role.session.keys.access_key_id))
+        .filter(|role| {
+            over.is_none_or(|over| over.access_key_id != role.session.keys.access_key_id)
+        })
         .is_some_and(|role| role.session.ends_at > now() + ROLE_MARGIN);
     if !lives {
         kept.role = assume(&profile, &kept).await?;

@@ -49,8 +49,9 @@ pub(crate) fn tls_config(profile: &AwsProfile) -> Result<Arc<ClientConfig>, Trus
     match bundle(profile)? {
         Some(pem) => {
             for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let unusable =
-                    |error: &dyn std::fmt::Display| TrustError::Tls(format!("the CA bundle: {error}"));
+                let unusable = |error: &dyn std::fmt::Display| {
+                    TrustError::Tls(format!("the CA bundle: {error}"))
+                };
                 let certificate = certificate.map_err(|error| unusable(&error))?;
                 roots.add(certificate).map_err(|error| unusable(&error))?;
             }

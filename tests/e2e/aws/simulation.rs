@@ -58,28 +58,47 @@ async fn a_simulation_decides_as_the_engine_of_real_calls_and_tells_what_it_miss
     assert_eq!(results.len(), 2);
     let start = &results[0];
     assert_eq!(start["EvalActionName"], "ssm:StartSession");
-    assert_eq!(start["EvalDecision"], "implicitDeny", "all of them together");
+    assert_eq!(
+        start["EvalDecision"], "implicitDeny",
+        "all of them together"
+    );
     let on = |result: &Value, index: usize| result["ResourceSpecificResults"][index].clone();
     assert_eq!(on(start, 0)["EvalResourceName"], INSTANCE);
     assert_eq!(on(start, 0)["EvalResourceDecision"], "allowed");
-    assert_eq!(on(start, 0)["MatchedStatements"][0]["SourcePolicyId"], "sessions");
+    assert_eq!(
+        on(start, 0)["MatchedStatements"][0]["SourcePolicyId"],
+        "sessions"
+    );
     assert_eq!(on(start, 1)["EvalResourceDecision"], "implicitDeny");
     assert_eq!(on(&results[1], 1)["EvalResourceDecision"], "explicitDeny");
 
     let answer = simulate(ask(context("false"))).await;
-    assert_eq!(on(&answer["EvaluationResults"][0], 0)["EvalResourceDecision"], "implicitDeny");
+    assert_eq!(
+        on(&answer["EvaluationResults"][0], 0)["EvalResourceDecision"],
+        "implicitDeny"
+    );
 
     let nothing = simulate(ask(json!([]))).await;
     let missing = &on(&nothing["EvaluationResults"][0], 0)["MissingContextValues"];
-    let expected = ["aws:MultiFactorAuthPresent", "aws:SourceIp", "ssm:resourceTag/env"];
+    let expected = [
+        "aws:MultiFactorAuthPresent",
+        "aws:SourceIp",
+        "ssm:resourceTag/env",
+    ];
     assert_eq!(*missing, json!(expected));
 
     // A variable of the user's own is known without being given.
     let own = json!({"PolicySourceArn": user_arn("dora"), "ActionNames": ["iam:GetUser"],
         "ResourceArns": [user_arn("dora"), user_arn("alice")]});
     let own = simulate(own).await;
-    assert_eq!(on(&own["EvaluationResults"][0], 0)["EvalResourceDecision"], "allowed");
-    assert_eq!(on(&own["EvaluationResults"][0], 1)["EvalResourceDecision"], "implicitDeny");
+    assert_eq!(
+        on(&own["EvaluationResults"][0], 0)["EvalResourceDecision"],
+        "allowed"
+    );
+    assert_eq!(
+        on(&own["EvaluationResults"][0], 1)["EvalResourceDecision"],
+        "implicitDeny"
+    );
     let pages = json!({"do": "call", "service": "iam", "operation": "simulate_principal_policy",
         "pages": true, "keys": reader.json(), "params": {"PolicySourceArn": OPERATOR,
             "ActionNames": ["ec2:RunInstances", "ec2:StopInstances", "iam:GetUser"],
@@ -101,7 +120,9 @@ async fn who_may_not_ask_learns_nothing_and_nobody_is_invented() {
     let ask = |arn: &str| json!({"PolicySourceArn": arn, "ActionNames": ["ssm:StartSession"]});
     let mut simulate = async |user: &str, arn: &str| {
         let keys = lab.keys(user);
-        let answer = boto.call(&keys, "iam", "simulate_principal_policy", ask(arn)).await;
+        let answer = boto
+            .call(&keys, "iam", "simulate_principal_policy", ask(arn))
+            .await;
         answer.err()
     };
     let denied = Some("AccessDenied".to_owned());
@@ -110,7 +131,10 @@ async fn who_may_not_ask_learns_nothing_and_nobody_is_invented() {
     assert_eq!(simulate("reader", &user_arn("nobody")).await, nobody);
     let role = format!("arn:aws:iam::{ACCOUNT}:role/nobody");
     assert_eq!(simulate("reader", &role).await, nobody);
-    let mut list = async |operation| boto.call(&lab.keys("carol"), "iam", operation, json!({})).await;
+    let mut list = async |operation| {
+        boto.call(&lab.keys("carol"), "iam", operation, json!({}))
+            .await
+    };
     assert_eq!(list("list_users").await.err(), denied);
     assert_eq!(list("list_roles").await.err(), denied);
 }
@@ -139,28 +163,63 @@ async fn the_cli_makes_and_attaches_policies_that_then_count() {
     let reader = lab.keys("reader");
     let carol = lab.keys("carol");
     let look = ["ec2", "describe-instances"];
-    assert!(lab.cli(&carol, &look).await.failed_with("UnauthorizedOperation"));
-    let good = document(&json!({"Effect": "Allow", "Action": "ec2:DescribeInstances", "Resource": "*"}));
+    assert!(
+        lab.cli(&carol, &look)
+            .await
+            .failed_with("UnauthorizedOperation")
+    );
+    let good =
+        document(&json!({"Effect": "Allow", "Action": "ec2:DescribeInstances", "Resource": "*"}));
     let made = create(&lab, &reader, "look", &good).await.json();
     let arn = made["Policy"]["Arn"].as_str().expect("an ARN");
     assert_eq!(arn, "arn:aws:iam::111122223333:policy/look");
-    let attach = ["iam", "attach-user-policy", "--user-name", "carol", "--policy-arn", arn];
+    let attach = [
+        "iam",
+        "attach-user-policy",
+        "--user-name",
+        "carol",
+        "--policy-arn",
+        arn,
+    ];
     assert_eq!(lab.cli(&reader, &attach).await.status, 0);
     lab.cli(&carol, &look).await.json();
 
-    assert!(create(&lab, &reader, "look", &good).await.failed_with("EntityAlreadyExists"));
+    assert!(
+        create(&lab, &reader, "look", &good)
+            .await
+            .failed_with("EntityAlreadyExists")
+    );
     let bad = document(&json!({"Effect": "Allow", "Action": "ec2:DescribeInstances"}));
-    assert!(create(&lab, &reader, "bad", &bad).await.failed_with("MalformedPolicyDocument"));
+    assert!(
+        create(&lab, &reader, "bad", &bad)
+            .await
+            .failed_with("MalformedPolicyDocument")
+    );
     let action = "ec2:DescribeInstances".repeat(400);
     let long = document(&json!({"Effect": "Allow", "Action": action, "Resource": "*"}));
-    assert!(create(&lab, &reader, "long", &long).await.failed_with("LimitExceeded"));
-    assert!(create(&lab, &carol, "mine", &good).await.failed_with("AccessDenied"));
+    assert!(
+        create(&lab, &reader, "long", &long)
+            .await
+            .failed_with("LimitExceeded")
+    );
+    assert!(
+        create(&lab, &carol, "mine", &good)
+            .await
+            .failed_with("AccessDenied")
+    );
 }
 
 async fn create(lab: &Lab, keys: &Keys, name: &str, document: &str) -> super::clients::Finished {
     let file = lab.path(&format!("{name}.json"));
     std::fs::write(&file, document).expect("written");
     let file = format!("file://{}", file.display());
-    let arguments = ["iam", "create-policy", "--policy-name", name, "--policy-document", &file];
+    let arguments = [
+        "iam",
+        "create-policy",
+        "--policy-name",
+        name,
+        "--policy-document",
+        &file,
+    ];
     lab.cli(keys, &arguments).await
 }

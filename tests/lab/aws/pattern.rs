@@ -110,7 +110,8 @@ pub(crate) fn variables(text: &str) -> Vec<&str> {
     let names = pieces(text).unwrap_or_default().into_iter();
     let names = names.filter_map(variable);
     let keys = names.map(|name| name.split_once(',').map_or(name, |(key, _)| key).trim());
-    keys.filter(|key| !matches!(*key, "*" | "?" | "$")).collect()
+    keys.filter(|key| !matches!(*key, "*" | "?" | "$"))
+        .collect()
 }
 
 fn value(name: &str, context: &Context) -> Option<String> {

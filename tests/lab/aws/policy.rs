@@ -122,7 +122,8 @@ impl Policy {
     /// Condition keys that statements about this action and resource read and that have no value: what a simulation
     /// tells as missing.
     pub(crate) fn missing(&self, action: &str, resource: &str, context: &Context) -> Vec<String> {
-        let about = |statement: &&Statement| statement.is_about(action, resource, context) != Match::No;
+        let about =
+            |statement: &&Statement| statement.is_about(action, resource, context) != Match::No;
         let missing = |statement: &'_ Statement| -> Vec<String> {
             let resources = statement.resources.patterns.iter();
             let in_resources = resources
@@ -130,7 +131,10 @@ impl Policy {
                 .filter(|key| context.get(key).is_none());
             let conditions = statement.conditions.iter();
             let in_conditions = conditions.flat_map(|condition| condition.missing(context));
-            in_resources.chain(in_conditions).map(str::to_owned).collect()
+            in_resources
+                .chain(in_conditions)
+                .map(str::to_owned)
+                .collect()
         };
         self.0.iter().filter(about).flat_map(missing).collect()
     }

@@ -20,7 +20,11 @@ fn subject(is_role: bool) -> Subject {
 }
 
 /// Every probe of one identity, answered alike, but for those that `change` turns round.
-fn judged(named: bool, allowed: fn(Check) -> bool, missing: fn(Check) -> &'static [&'static str]) -> Judged {
+fn judged(
+    named: bool,
+    allowed: fn(Check) -> bool,
+    missing: fn(Check) -> &'static [&'static str],
+) -> Judged {
     let shape = shape();
     let scope = Scope {
         shape: &shape,
@@ -36,7 +40,10 @@ fn judged(named: bool, allowed: fn(Check) -> bool, missing: fn(Check) -> &'stati
                 resource: resource.clone(),
                 allowed: allowed(probe.check),
                 policies: vec!["some-policy".to_owned()],
-                missing: missing(probe.check).iter().map(ToString::to_string).collect(),
+                missing: missing(probe.check)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
                 organisation_denies: false,
             })
         });
@@ -71,7 +78,11 @@ fn all_holds_when_what_must_be_allowed_is_and_nothing_else() {
 #[test]
 fn everything_that_can_be_wrong_is_said_with_what_to_add() {
     let bad = judged(true, |check| !check.must_be_allowed(), none);
-    assert!(bad.findings.iter().all(|finding| finding.state != State::Holds));
+    assert!(
+        bad.findings
+            .iter()
+            .all(|finding| finding.state != State::Holds)
+    );
     insta::assert_snapshot!("all-wrong", told(bad));
 }
 
@@ -79,14 +90,24 @@ fn everything_that_can_be_wrong_is_said_with_what_to_add() {
 fn who_is_not_named_is_only_asked_what_is_open() {
     let nobody = judged(false, |_| false, none);
     assert_eq!(nobody.faults().count(), 0);
-    assert!(nobody.findings.iter().all(|finding| !finding.check.must_be_allowed()));
+    assert!(
+        nobody
+            .findings
+            .iter()
+            .all(|finding| !finding.check.must_be_allowed())
+    );
 }
 
 #[test]
 fn an_answer_that_depends_on_what_was_not_given_is_never_fine() {
     let by_address: fn(Check) -> &'static [&'static str] = |_| &["aws:SourceIp"];
     let unclear = judged(true, Check::must_be_allowed, by_address);
-    assert!(unclear.findings.iter().all(|finding| finding.state == State::Unclear));
+    assert!(
+        unclear
+            .findings
+            .iter()
+            .all(|finding| finding.state == State::Unclear)
+    );
     let first = unclear.faults().next().unwrap();
     insta::assert_snapshot!(
         format!("{}\nhint: {}", first.message, first.next_step().unwrap()),
@@ -97,7 +118,10 @@ fn an_answer_that_depends_on_what_was_not_given_is_never_fine() {
     );
     // What is open is open, whatever else is read.
     let open = judged(true, |_| true, by_address);
-    let count = open.faults().filter(|finding| finding.state == State::Open).count();
+    let count = open
+        .faults()
+        .filter(|finding| finding.state == State::Open)
+        .count();
     assert_eq!(count, 8);
 }
 
@@ -109,7 +133,10 @@ fn what_a_question_leaves_out_on_purpose_makes_no_doubt() {
         Check::OtherDocuments => &["ssm:SessionDocumentAccessCheck"],
         _ => &[],
     };
-    assert_eq!(judged(true, Check::must_be_allowed, own).faults().count(), 0);
+    assert_eq!(
+        judged(true, Check::must_be_allowed, own).faults().count(),
+        0
+    );
     // Another tag than the one that was asked about is a doubt: who has it may be let in.
     let other: fn(Check) -> &'static [&'static str] = |_| &["ssm:resourceTag/team"];
     assert!(judged(true, Check::must_be_allowed, other).faults().count() > 0);

@@ -27,7 +27,10 @@ fn each_policy_is_what_it_is_for() {
         pretty(&Document::operators_role(&shape).unwrap())
     );
     insta::assert_snapshot!("bastion", pretty(&Document::bastion(&shape).unwrap()));
-    insta::assert_snapshot!("attestation", pretty(&Document::attestation(&shape).unwrap()));
+    insta::assert_snapshot!(
+        "attestation",
+        pretty(&Document::attestation(&shape).unwrap())
+    );
     insta::assert_snapshot!("recorded", pretty(&Document::recorded(&shape).unwrap()));
     insta::assert_snapshot!("checker", pretty(&Document::checker().unwrap()));
 }
@@ -38,7 +41,14 @@ fn all_of_them_stand_by_name_in_one_object() {
     let names: Vec<&String> = all.as_object().unwrap().keys().collect();
     assert_eq!(
         names,
-        ["attestation", "bastion", "checker", "operators", "operators-role", "recorded"]
+        [
+            "attestation",
+            "bastion",
+            "checker",
+            "operators",
+            "operators-role",
+            "recorded"
+        ]
     );
     assert_eq!(all["operators"]["Version"], "2012-10-17");
 }
@@ -48,7 +58,10 @@ fn no_role_session_is_asked_for_what_it_cannot_have() {
     let role = compact(&Document::operators_role(&shape()).unwrap());
     assert!(!role.contains("MultiFactorAuth"), "{role}");
     // Taking the conditions away left the others.
-    assert!(role.contains("ssm:resourceTag/env") && role.contains(OWNER_TAG), "{role}");
+    assert!(
+        role.contains("ssm:resourceTag/env") && role.contains(OWNER_TAG),
+        "{role}"
+    );
 }
 
 #[test]
@@ -63,7 +76,10 @@ fn every_statement_that_starts_a_session_demands_mfa_or_denies() {
         }
         let condition = &statement["Condition"];
         assert_eq!(condition["Bool"]["aws:MultiFactorAuthPresent"], "true");
-        assert_eq!(condition["NumericLessThan"]["aws:MultiFactorAuthAge"], "43200");
+        assert_eq!(
+            condition["NumericLessThan"]["aws:MultiFactorAuthAge"],
+            "43200"
+        );
     }
 }
 
@@ -73,6 +89,13 @@ fn a_policy_that_iam_would_not_store_is_not_printed() {
     typed.regions = (1..=20).map(|n| format!("eu-west-{n}")).collect();
     let shape = Shape::new(typed).unwrap();
     let error = Document::operators(&shape).unwrap_err();
-    assert!(matches!(error, PolicyError::TooLong { name: "operators", limit: 6_144, .. }));
+    assert!(matches!(
+        error,
+        PolicyError::TooLong {
+            name: "operators",
+            limit: 6_144,
+            ..
+        }
+    ));
     assert!(error.hint().unwrap().contains("fewer regions"));
 }

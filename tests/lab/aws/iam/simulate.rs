@@ -26,7 +26,9 @@ pub(super) fn principal_policy(call: &Call<'_>, params: &Params) -> Answer {
     let arn = required(params, "PolicySourceArn")?;
     call.authorise("iam:SimulatePrincipalPolicy", arn)?;
     if params.get("ResourcePolicy").is_some() || params.get("CallerArn").is_some() {
-        return Err(invalid("the lab simulates identity policies of the identity itself"));
+        return Err(invalid(
+            "the lab simulates identity policies of the identity itself",
+        ));
     }
     let source = source(call, arn).ok_or_else(|| no_such(arn))?;
     let more: Vec<Policy> = params
@@ -43,7 +45,10 @@ pub(super) fn principal_policy(call: &Call<'_>, params: &Params) -> Answer {
     if !given {
         resources.push("*");
     }
-    if resources.iter().any(|arn| *arn != "*" && arn.splitn(6, ':').count() != 6) {
+    if resources
+        .iter()
+        .any(|arn| *arn != "*" && arn.splitn(6, ':').count() != 6)
+    {
         return Err(invalid("Invalid Resource Arn"));
     }
     if actions.len() * resources.len() > MOST {
@@ -54,7 +59,9 @@ pub(super) fn principal_policy(call: &Call<'_>, params: &Params) -> Answer {
     for action in actions {
         let mut simulated = Vec::new();
         for resource in &resources {
-            let one = call.account.simulate(source, &more, action, resource, &context);
+            let one = call
+                .account
+                .simulate(source, &more, action, resource, &context);
             simulated.push((*resource, one.ok_or_else(|| no_such(arn))?));
         }
         results.push(result(action, &simulated, given));
@@ -64,7 +71,10 @@ pub(super) fn principal_policy(call: &Call<'_>, params: &Params) -> Answer {
 
 fn source<'a>(call: &Call<'_>, arn: &'a str) -> Option<Source<'a>> {
     if let Some(role) = call.account.role_by_arn(arn) {
-        let name = arn.rsplit('/').next().filter(|name| *name == role.seed.name)?;
+        let name = arn
+            .rsplit('/')
+            .next()
+            .filter(|name| *name == role.seed.name)?;
         return Some(Source::Role(name));
     }
     let name = arn.strip_prefix(&call.account.user_arn(""))?;

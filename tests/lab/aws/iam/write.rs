@@ -48,7 +48,8 @@ pub(super) fn create_policy(call: &mut Call<'_>, params: &Params) -> Answer {
     fits(document, LONGEST)?;
     let created = call.account.create_policy(name, document);
     let arn = created.map_err(|error| malformed(&error))?.ok_or_else(|| {
-        let message = format!("A policy called {name} already exists. Duplicate names are not allowed.");
+        let message =
+            format!("A policy called {name} already exists. Duplicate names are not allowed.");
         ApiError::new(409, "EntityAlreadyExists", message)
     })?;
     Ok(Output::Xml(Some(vec![node(
