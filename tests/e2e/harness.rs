@@ -118,6 +118,33 @@ pub(crate) async fn run(command: &mut Command, input: &[u8]) -> Told {
         .into()
 }
 
+/// A session of alice's on `web-1` that runs until its input ends.
+pub(crate) async fn session(lab: &Lab) -> Child {
+    running(lab.postern("alice").args(["connect", "web-1", "--", STAYS])).await
+}
+
+/// What a command runs on its target to say that it is there, and to stay until its input ends.
+pub(crate) const STAYS: &str = "echo in; exec cat";
+
+/// Starts a command that runs [`STAYS`] on a target; returns once it runs. [`ending`] sees its end.
+pub(crate) async fn running(command: &mut Command) -> Child {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 3];
+    let read = child.stdout.as_mut().unwrap().read_exact(&mut first);
+    let read = tokio::time::timeout(PATIENCE, read).await;
+    if !matches!(read, Ok(Ok(_))) || first != *b"in\n" {
+        child.start_kill().unwrap();
+        let told = Told::from(child.wait_with_output().await.unwrap());
+        panic!("{command:?} does not run: {}", told.stderr);
+    }
+    child
+}
+
 /// What a running command tells when it ends by itself: its input stays open.
 pub(crate) async fn ending(mut child: Child) -> Told {
     let stdin = child.stdin.take();

@@ -17,7 +17,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{mpsc, watch};
 
 use super::auditors::Auditors;
-use super::flush::{Dirty, Flusher, now_ms};
+use super::event::{agent_event, now_ms};
+use super::flush::{Dirty, Flusher};
 use super::health::Health;
 use super::quota::{Quotas, Usage};
 use super::reader::FolderStore;
@@ -323,18 +324,6 @@ fn key_change(
         vkey: new.vkey().to_owned(),
         note: sign_key_change(&settings.agent, new.vkey(), old)?,
     })])
-}
-
-/// An event of the agent itself, now.
-pub(crate) fn agent_event(fact: Fact) -> Event {
-    Event {
-        time_ms: now_ms(),
-        session: None,
-        actor: None,
-        source: None,
-        target: None,
-        fact,
-    }
 }
 
 /// The closing event of each session without an end, with what is left of its recordings.

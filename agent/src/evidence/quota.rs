@@ -9,7 +9,7 @@ use postern_proto::audit::event::{Event, Fact};
 use postern_proto::names::SessionId;
 
 use super::EvidenceError;
-use super::flush::now_ms;
+use super::event::now_ms;
 use super::health::lock;
 use super::recover::OpenSessions;
 

@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use postern_proto::audit::event::RecordingDigest;
@@ -17,6 +17,7 @@ use postern_proto::recording::{Entry, Kind, RecordingName, Sealer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::auditors::Auditors;
+use super::event::now_ms;
 use super::flush::Dirty;
 use super::health::{Health, Watched, lock};
 use super::quota::SessionUsage;
@@ -272,9 +273,7 @@ impl Recorder {
         let wrapped = self.auditors.key()?;
         let (mut sealer, header) = Sealer::start(begin.name, &wrapped.key, &wrapped.file)
             .map_err(|error| fault(&error))?;
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs() as i64);
+        let now = now_ms() / 1000;
         let (encoder, first) =
             Encoder::start(begin.name, &begin.kind, now, begin.record_input, begin.bulk);
         let mut sealed = header;

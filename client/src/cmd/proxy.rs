@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::{Gateway, Opened, Request};
 use crate::output::Printer;
-use crate::pipe;
+use crate::pipe::{self, Early};
 
 /// What names for stock clients end in.
 pub(super) const SUFFIX: &str = ".postern";
@@ -68,7 +68,7 @@ async fn carry(
         granted,
         mut wire,
         seen,
-    } = gateway.open(request, &early).await?;
+    } = gateway.open(request, &mut Early::said(&early)).await?;
     super::connect::describe(printer, &granted);
     if let Err(error) = check_port(port, &granted.target.address) {
         wire.farewell(CloseReason::Client).await;

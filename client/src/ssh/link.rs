@@ -22,7 +22,7 @@ use super::SshError;
 use super::host_key::{CERTIFICATES, Trust};
 use crate::gateway::{Gateway, Membership, Opened, Request};
 use crate::pipe::outage::Away;
-use crate::pipe::{self, Outcome, PipeError};
+use crate::pipe::{self, Early, Outcome, PipeError};
 
 /// What russh may write before the pipe takes it: above the sum of the windows that the agent
 /// opens to our channels (2 MiB each), so that russh never waits for its own writes and always
@@ -97,9 +97,10 @@ impl Link {
         let handshake =
             AbortOnDropHandle::new(tokio::spawn(handshake(near, handler, user.clone())));
         let early = identification(&mut far).await?;
+        let mut early = Early::said(&early);
         let opened = match session {
-            None => gateway.open(request, &early).await?,
-            Some(session) => gateway.join(request, session, &early, None).await?,
+            None => gateway.open(request, &mut early).await?,
+            Some(session) => gateway.join(request, session, &mut early, None).await?,
         };
         let membership = opened.membership();
         let Opened {
