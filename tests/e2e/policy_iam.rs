@@ -19,20 +19,24 @@ fn document(statements: &Value) -> String {
     json!({"Version": "2012-10-17", "Statement": statements}).to_string()
 }
 
-/// An account with somebody who may change it, and carol as the one who checks.
+/// An account that nobody may start a session in, with somebody who may change it, and carol as the one who checks.
 async fn account() -> Lab {
     let lab = lab().await;
+    for name in ["alice", "bob"] {
+        only(&lab, name, &[]);
+    }
+    only_carol_checks(&lab).await;
+    lab
+}
+
+async fn only_carol_checks(lab: &Lab) {
     let iam = document(&json!([{"Effect": "Allow", "Action": "iam:*", "Resource": "*"}]));
     lab.aws
         .put_user(User::new(ADMIN).with_policy("iam", iam).without_mfa())
         .unwrap();
-    for name in ["alice", "bob"] {
-        only(&lab, name, &[]);
-    }
-    load(&lab, "checker", &[]).await;
-    attach(&lab, "user", "carol", "checker").await;
-    postern_as(&lab, "carol", &["login"]).await.status(0);
-    lab
+    load(lab, "checker", &[]).await;
+    attach(lab, "user", "carol", "checker").await;
+    postern_as(lab, "carol", &["login"]).await.status(0);
 }
 
 /// Gives a user of the lab these policies alone; keys and device stay.
@@ -181,6 +185,31 @@ fn lines_of(said: &str, lines: &[&str]) {
             "no `{line}` in:\n{said}"
         );
     }
+}
+
+#[tokio::test]
+async fn operators_without_a_tag_condition_are_found_with_the_policy_that_opens_it() {
+    let lab = lab().await;
+    only_carol_checks(&lab).await;
+    // As the lab has them: alice may start sessions on every instance and through every document, bob on staging, and
+    // neither policy asks how old MFA is.
+    let told = check(&lab, &["--tag", "env=staging"]).await.status(1);
+    let said = told.out();
+    let faults: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("OPEN"))
+        .filter_map(|line| line.split(" (").next())
+        .collect();
+    let found = [
+        "OPEN     user/alice: starting a session with MFA older than 12 h is allowed",
+        "OPEN     user/alice: starting a session on a target without env=staging is allowed",
+        "OPEN     user/alice: starting a session without a permission on its document is allowed",
+        "OPEN     user/alice: starting a session through another document is allowed",
+        "OPEN     user/bob: starting a session with MFA older than 12 h is allowed",
+    ];
+    assert_eq!(faults, found, "{said}");
+    assert!(said.contains("; policy sessions)"), "{said}");
+    lab.stop().await.unwrap();
 }
 
 #[tokio::test]

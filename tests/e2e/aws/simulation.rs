@@ -1,9 +1,13 @@
 //! IAM's simulation and the policies that a caller makes, as boto3 and the `aws` command see them.
 
+use std::time::Duration;
+
 use lab::aws::User;
+use postern::iam::document::Document;
+use postern::iam::shape::{Shape, Typed};
 use serde_json::{Value, json};
 
-use super::clients::{ACCOUNT, Keys, Lab, OPERATOR, document};
+use super::clients::{ACCOUNT, Boto, Keys, Lab, OPERATOR, REGION, WEB_1, allow, document};
 
 const INSTANCE: &str = "arn:aws:ec2:eu-west-1:111122223333:instance/i-0123456789abcdef0";
 const BUCKET: &str = "arn:aws:s3:::bucket";
@@ -222,4 +226,163 @@ async fn create(lab: &Lab, keys: &Keys, name: &str, document: &str) -> super::cl
         &file,
     ];
     lab.cli(keys, &arguments).await
+}
+
+const SHELL: &str = "SSM-SessionManagerRunShell";
+/// Not tagged `env`.
+const WORKER: &str = "i-00000000000000001";
+
+/// Sessions on production, with MFA of an hour.
+fn production() -> Shape {
+    Shape::new(Typed {
+        account: ACCOUNT.to_owned(),
+        regions: vec![REGION.to_owned()],
+        tags: vec!["env=production".to_owned()],
+        recorded: vec!["env=production".to_owned()],
+        max_age: Duration::from_secs(3_600),
+        ..Typed::default()
+    })
+    .expect("a good shape")
+}
+
+/// Makes a policy of what Postern prints, and attaches it.
+async fn attach(lab: &Lab, kind: &str, who: &str, name: &str, document: &str) {
+    let reader = lab.keys("reader");
+    let made = create(lab, &reader, name, document).await;
+    // Somebody else may have it already.
+    assert!(
+        made.status == 0 || made.failed_with("EntityAlreadyExists"),
+        "{made:?}"
+    );
+    let action = format!("attach-{kind}-policy");
+    let option = format!("--{kind}-name");
+    let arn = format!("arn:aws:iam::{ACCOUNT}:policy/{name}");
+    let attached = lab
+        .cli(
+            &reader,
+            &["iam", &action, &option, who, "--policy-arn", &arn],
+        )
+        .await;
+    assert_eq!(attached.status, 0, "{attached:?}");
+}
+
+fn text(document: Result<Document, postern::iam::PolicyError>) -> String {
+    serde_json::to_string(&document.expect("not too long")).expect("JSON")
+}
+
+async fn start(
+    boto: &mut Boto,
+    keys: &Keys,
+    target: &str,
+    document: Option<&str>,
+) -> Result<String, String> {
+    let mut params = json!({"Target": target});
+    if let Some(document) = document {
+        params["DocumentName"] = document.into();
+    }
+    let answer = boto.call(keys, "ssm", "start_session", params).await?;
+    Ok(answer["SessionId"].as_str().expect("an id").to_owned())
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, String>) {
+    assert_eq!(result.err().as_deref(), Some("AccessDeniedException"));
+}
+
+#[tokio::test]
+async fn people_with_the_printed_policy_start_sessions_with_mfa_and_not_without() {
+    let lab = Lab::start().await;
+    let mut boto = lab.boto();
+    let operators = text(Document::operators(&production()));
+    for who in ["alice", "bob"] {
+        attach(&lab, "user", who, "operators", &operators).await;
+    }
+    // Whatever else allows: the Deny outweighs it.
+    attach(
+        &lab,
+        "user",
+        "alice",
+        "broad",
+        &allow(&["ssm:StartSession"], "*"),
+    )
+    .await;
+    let alice = lab.keys("alice");
+    refused(start(&mut boto, &alice, WEB_1, Some(SHELL)).await);
+    let without = boto.session(&lab, "alice", None).await.expect("a session");
+    refused(start(&mut boto, &without, WEB_1, Some(SHELL)).await);
+    refused(start(&mut boto, &without, WEB_1, None).await);
+
+    let bob = boto.mfa_session(&lab, "bob").await;
+    let own = start(&mut boto, &bob, WEB_1, Some(SHELL))
+        .await
+        .expect("allowed");
+    start(&mut boto, &bob, WEB_1, None)
+        .await
+        .expect("the default is one of the documents");
+    start(&mut boto, &bob, WEB_1, Some("AWS-StartSSHSession"))
+        .await
+        .expect("allowed");
+    refused(start(&mut boto, &bob, WORKER, Some(SHELL)).await);
+    for other in ["AWS-StartPortForwardingSessionToSocket", "Our-Own-Document"] {
+        refused(start(&mut boto, &bob, WEB_1, Some(other)).await);
+    }
+
+    // Sessions of one's own, by their owner's tag and not by their name.
+    let id = |session: &str| json!({"SessionId": session});
+    let mfa = boto.mfa_session(&lab, "alice").await;
+    let hers = start(&mut boto, &mfa, WEB_1, Some(SHELL))
+        .await
+        .expect("allowed");
+    for operation in ["resume_session", "terminate_session"] {
+        refused(boto.call(&mfa, "ssm", operation, id(&own)).await);
+        refused(boto.call(&bob, "ssm", operation, id(&hers)).await);
+    }
+    boto.call(&bob, "ssm", "resume_session", id(&own))
+        .await
+        .expect("his own");
+
+    // An hour later nothing begins, and what runs goes on and can be ended.
+    lab.aws.clock().advance(time::Duration::seconds(3_601));
+    boto.ask(&json!({"do": "set_skew", "seconds": 3_601})).await;
+    refused(start(&mut boto, &bob, WEB_1, Some(SHELL)).await);
+    refused(start(&mut boto, &mfa, WEB_1, Some(SHELL)).await);
+    for operation in ["resume_session", "terminate_session"] {
+        boto.call(&bob, "ssm", operation, id(&own))
+            .await
+            .expect("his own");
+    }
+}
+
+#[tokio::test]
+async fn a_role_session_starts_with_the_policy_for_roles_and_not_with_that_for_users() {
+    let lab = Lab::start().await;
+    let mut boto = lab.boto();
+    let role = text(Document::operators_role(&production()));
+    attach(&lab, "role", "operator", "operators-role", &role).await;
+    // The role's trust policy demands MFA.
+    let long_term = lab.keys("alice");
+    assert!(boto.assume(&long_term, OPERATOR).await.is_err());
+    let mfa = boto.mfa_session(&lab, "alice").await;
+    let session = boto.assume(&mfa, OPERATOR).await.expect("assumed");
+    let own = start(&mut boto, &session, WEB_1, Some(SHELL))
+        .await
+        .expect("allowed");
+    refused(start(&mut boto, &session, WORKER, Some(SHELL)).await);
+    let id = json!({"SessionId": own});
+    boto.call(&session, "ssm", "terminate_session", id)
+        .await
+        .expect("its own");
+
+    // Where the agent must record, SSM is shut.
+    let recorded = text(Document::recorded(&production()));
+    attach(&lab, "role", "operator", "recorded", &recorded).await;
+    refused(start(&mut boto, &session, WEB_1, Some(SHELL)).await);
+
+    // No role session carries MFA: a policy that asks for it there lets nobody in.
+    let lab = Lab::start().await;
+    let mut boto = lab.boto();
+    let users = text(Document::operators(&production()));
+    attach(&lab, "role", "operator", "operators", &users).await;
+    let mfa = boto.mfa_session(&lab, "alice").await;
+    let session = boto.assume(&mfa, OPERATOR).await.expect("assumed");
+    refused(start(&mut boto, &session, WEB_1, Some(SHELL)).await);
 }
