@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_proto::names::{LoginUser, SessionId, TargetName};
 use secrecy::SecretString;
 
+mod policy;
+
+pub use policy::*;
+
 /// Shells and tunnels to private hosts, for people who proved MFA to AWS
 #[derive(Debug, Parser)]
 #[command(
@@ -88,6 +92,8 @@ pub enum Command {
     Why(WhyArgs),
     /// Read and verify the audit log and recordings
     Audit(AuditArgs),
+    /// IAM policies that make AWS itself demand MFA: print them, check an account
+    Policy(PolicyArgs),
     /// Print the completion script of a shell
     Completions(CompletionsArgs),
 }

@@ -37,6 +37,7 @@ impl Home {
             login_user: None,
             via: crate::cli::Via::Auto,
             aliases: std::collections::BTreeMap::new(),
+            ssm_sessions: 4,
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),
             audit_store: None,
