@@ -213,7 +213,6 @@ impl State {
     fn add<O: Opener>(&mut self, shared: &Arc<Shared<O>>, session: Session) {
         let Some(PortMode::Multiplexed { keepalive }) = session.opened().port else {
             self.is_basic = true;
-            // One that nobody waits for any more ends when it is dropped.
             self.fresh.push(Whole::basic(session));
             return;
         };
