@@ -307,7 +307,7 @@ async fn a_log_that_was_changed_is_not_appended_to() {
     bytes[3] ^= 1;
     fs::write(&newest, bytes).unwrap();
     let error = Evidence::open(&home.context, shell()).await.unwrap_err();
-    assert!(error.to_string().contains("does not reproduce"), "{error}");
+    assert!(error.to_string().contains("is not what the checkpoint signs"), "{error}");
 }
 
 #[tokio::test]
