@@ -168,13 +168,16 @@ impl Evidence {
         witness: &mut Witness,
         known: u64,
     ) -> Result<(), EvidenceError> {
+        let size = witness.checkpoint.lines().nth(1);
+        let size: Option<u64> = size.and_then(|size| size.parse().ok());
+        // Of the same state, or of a newer one than ours, nothing can be proven.
+        if size.is_some_and(|size| known >= size) {
+            witness.consistency = Vec::new();
+            return Ok(());
+        }
         let store = self.reader();
-        let note = witness.checkpoint.clone();
         let work = move || -> Option<Vec<String>> {
-            let size = note.lines().nth(1)?.parse().ok()?;
-            if known > size {
-                return Some(Vec::new());
-            }
+            let size = size?;
             let tiles = |level: u8, index: u64| store.tile(level, index, size);
             let proof = tree::prove_growth(&tiles, size, known).ok()?;
             Some(proof.iter().map(|hash| hex::encode(hash.0)).collect())
@@ -186,10 +189,16 @@ impl Evidence {
     }
 
     /// The proof of the same event under the newest checkpoint.
-    pub async fn renew(&self, witness: &Witness) -> Result<Witness, EvidenceError> {
-        let store = self.reader();
+    pub async fn renew(&self, witness: Witness) -> Result<Witness, EvidenceError> {
         let note = self.checkpoint();
-        let (leaf, leaf_hash) = (witness.leaf, witness.leaf_hash.clone());
+        if note == witness.checkpoint {
+            return Ok(Witness {
+                consistency: Vec::new(),
+                ..witness
+            });
+        }
+        let store = self.reader();
+        let (leaf, leaf_hash) = (witness.leaf, witness.leaf_hash);
         let work = move || -> Option<Witness> {
             let size = note.lines().nth(1)?.parse().ok()?;
             let tiles = |level: u8, index: u64| store.tile(level, index, size);

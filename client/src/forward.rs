@@ -32,6 +32,7 @@ use crate::gateway::{Gateway, GatewayError, Membership, Opened, Request};
 use crate::http::Client;
 use crate::output::Printer;
 use crate::pipe::{self, Early};
+use crate::route::Refusal;
 use spare::Spares;
 use spec::Forward;
 
@@ -85,7 +86,7 @@ impl Tunnel {
         forward: &Forward,
         printer: Printer,
         ended: mpsc::Sender<Error>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Refusal> {
         let listener = forward.listen().await?;
         let address = listener
             .local_addr()
@@ -217,7 +218,12 @@ impl Shared {
             .await;
         match joined {
             Err(GatewayError::Denied(denied)) if denied.code == DenyCode::Policy => {}
-            other => return other,
+            Ok(opened) => {
+                let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+                session.renew(&opened);
+                return Ok(opened);
+            }
+            Err(error) => return Err(error),
         }
         let opened = self.gateway.open(&self.request, &mut early).await?;
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = opened.membership();
@@ -295,7 +301,7 @@ async fn connection(
 }
 
 /// Makes the end of a connection that broke look like one: a plain close would be an end of file.
-fn reset(socket: &TcpStream) {
+pub(crate) fn reset(socket: &TcpStream) {
     let set = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
     if let Err(error) = set {
         tracing::debug!(%error, "SO_LINGER");

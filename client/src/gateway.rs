@@ -124,6 +124,20 @@ impl Membership {
     pub fn id(&self) -> SessionId {
         self.session
     }
+
+    /// A further pipe brought newer evidence of the same event.
+    pub(crate) fn renew(&mut self, opened: &Opened) {
+        self.evidence.clone_from(&opened.granted.evidence);
+        self.seen.clone_from(&opened.seen);
+    }
+
+    /// Whether `evidence` states what was accepted already. A consistency proof says how it was
+    /// reached, and from the same state there is none.
+    fn rests_on(&self, evidence: &Witness) -> bool {
+        self.evidence.checkpoint == evidence.checkpoint
+            && self.evidence.leaf == evidence.leaf
+            && self.evidence.leaf_hash == evidence.leaf_hash
+    }
 }
 
 /// A pipe that runs.
@@ -379,7 +393,7 @@ impl Gateway {
         }
         let seen = match session {
             // A further pipe rests on the event of its session's grant, which was accepted.
-            Some(session) if session.evidence == granted.evidence => session.seen.clone(),
+            Some(session) if session.rests_on(&granted.evidence) => session.seen.clone(),
             _ => self.memory.accept(&granted.evidence, known)?,
         };
         if let Some(line) = self.line(&granted) {

@@ -22,7 +22,9 @@ pub mod http;
 pub mod identity;
 pub mod output;
 pub mod pipe;
+pub mod route;
 pub mod ssh;
+pub mod ssm;
 #[cfg(test)]
 mod testing;
 pub mod transport;

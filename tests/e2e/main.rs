@@ -23,6 +23,8 @@ mod resumption;
 mod rollback;
 mod round_trips;
 mod serve;
+mod ssm_forward;
+mod ssm_shell;
 mod step_up;
 mod strangers;
 mod tampering;

@@ -35,6 +35,7 @@ impl Home {
             profile: "alice".to_owned(),
             profile_named: false,
             login_user: None,
+            via: crate::cli::Via::Auto,
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),
             audit_store: None,

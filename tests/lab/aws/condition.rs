@@ -43,6 +43,7 @@ const KNOWN_PREFIXES: &[&str] = &[
     "aws:resourcetag/",
     "aws:requesttag/",
     "ec2:resourcetag/",
+    "kms:encryptioncontext:",
     "ssm:resourcetag/",
 ];
 
