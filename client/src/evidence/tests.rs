@@ -36,6 +36,7 @@ impl Home {
             profile_named: false,
             login_user: None,
             via: crate::cli::Via::Auto,
+            ssm_sessions: 4,
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),
             audit_store: None,
@@ -308,7 +309,12 @@ async fn a_log_that_was_changed_is_not_appended_to() {
     bytes[3] ^= 1;
     fs::write(&newest, bytes).unwrap();
     let error = Evidence::open(&home.context, shell()).await.unwrap_err();
-    assert!(error.to_string().contains("is not what the checkpoint signs"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("is not what the checkpoint signs"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
