@@ -8,9 +8,11 @@
 //! ```
 
 mod auditors;
+mod claims;
 mod disk;
 mod event;
 mod flush;
+mod handed;
 mod health;
 mod log;
 mod open;
@@ -31,17 +33,20 @@ use postern_proto::audit::event::{Event, Fact, RecordingDigest};
 use postern_proto::audit::tree;
 use postern_proto::gateway::message::Witness;
 use postern_proto::names::SessionId;
-use postern_proto::recording::RecordingName;
 pub use postern_proto::recording::{Entry, Kind as RecordingKind};
+use postern_proto::recording::{Keep, RecordingName};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use claims::{ClaimError, NotTaken, Taken};
+use claims::{Claims, Uploads};
 pub(crate) use event::{agent_event, now_ms};
+pub(crate) use handed::PieceError;
 use health::{Health, lock};
 pub use open::{LookError, OpenError, Settings, Startup, look};
 use quota::Usage;
 use reader::FolderStore;
 use recorder::{Begin, Open, Queue, ROOM};
-pub use recover::LogError;
+pub use recover::{LogError, hint as log_hint};
 use writer::Order;
 
 /// What leaves say of the program that wrote them.
@@ -81,6 +86,8 @@ struct Shared {
     dirty: Arc<flush::Dirty>,
     health: Arc<Health>,
     usage: Usage,
+    claims: Arc<Claims>,
+    uploads: Arc<Uploads>,
     /// Recordings whose end the log does not state yet.
     recordings: Mutex<std::collections::HashMap<RecordingName, Arc<Open>>>,
     checkpoint: watch::Receiver<String>,
@@ -239,9 +246,11 @@ impl Evidence {
         self.shared.queue.begin(Begin {
             name,
             usage,
-            bulk: self.is_bulk(&kind),
+            keep: Keep {
+                input: self.shared.record_input,
+                bulk: self.is_bulk(&kind),
+            },
             kind,
-            record_input: self.shared.record_input,
             reply,
         });
         let open = self.or_failure(answer).await?;

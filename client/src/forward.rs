@@ -32,6 +32,7 @@ use crate::gateway::{Gateway, GatewayError, Membership, Opened, Request};
 use crate::http::Client;
 use crate::output::Printer;
 use crate::pipe::{self, Early};
+use crate::route::Refusal;
 use spare::Spares;
 use spec::Forward;
 
@@ -85,7 +86,7 @@ impl Tunnel {
         forward: &Forward,
         printer: Printer,
         ended: mpsc::Sender<Error>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Refusal> {
         let listener = forward.listen().await?;
         let address = listener
             .local_addr()
@@ -300,7 +301,7 @@ async fn connection(
 }
 
 /// Makes the end of a connection that broke look like one: a plain close would be an end of file.
-fn reset(socket: &TcpStream) {
+pub(crate) fn reset(socket: &TcpStream) {
     let set = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
     if let Err(error) = set {
         tracing::debug!(%error, "SO_LINGER");

@@ -24,6 +24,7 @@ pub mod enroll;
 mod error;
 pub mod keyring;
 mod login;
+pub(crate) mod sealed;
 pub mod secret;
 pub mod sign;
 pub mod store;
@@ -321,6 +322,6 @@ fn pin(agent: &AgentProfile) -> String {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

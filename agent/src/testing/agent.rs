@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use postern_proto::audit::event::{Event, Fact};
-use postern_proto::gateway::message::CloseReason;
+use postern_proto::gateway::message::{CloseReason, Granted};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use time::OffsetDateTime;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::certificates::{Certificates, Issued, issue};
 use super::doors::Stand;
-use super::{Client, Decider, RECIPIENT, SOON, allow, events, eventually, evidence, rules};
+use super::{Client, Decider, RECIPIENT, SOON, allow, events, eventually, evidence, open, rules};
 use crate::assemble::Core;
 use crate::ca::ssh::SshExtension;
 use crate::config::Config;
@@ -235,6 +235,16 @@ impl Agent {
         TlsConnector::from(Arc::new(config))
             .connect(name, tcp)
             .await
+    }
+
+    /// A tunnel of alice's that runs: its client, its target, and what was granted.
+    pub(crate) async fn tunnel(&self) -> (Client, TcpStream, Granted) {
+        let listener = self.listen().await;
+        let mut client = self.connect("alice").await;
+        client.open(&open(5432)).await;
+        let (target, _) = listener.accept().await.unwrap();
+        let granted = client.granted().await;
+        (client, target, granted)
     }
 
     /// A listener that the dialler reaches from now on.

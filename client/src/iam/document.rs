@@ -10,18 +10,13 @@ use std::collections::BTreeMap;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
+use crate::ssm::document::{INTERACTIVE, NON_INTERACTIVE, PORT, REMOTE_HOST, SHELL, SSH};
+
 use super::error::PolicyError;
 use super::shape::{Shape, Tags};
 
 /// The session documents that Postern names in StartSession; no other is needed.
-pub const DOCUMENTS: [&str; 6] = [
-    "SSM-SessionManagerRunShell",
-    "AWS-StartInteractiveCommand",
-    "AWS-StartNonInteractiveCommand",
-    "AWS-StartSSHSession",
-    "AWS-StartPortForwardingSession",
-    "AWS-StartPortForwardingSessionToRemoteHost",
-];
+pub const DOCUMENTS: [&str; 6] = [SHELL, INTERACTIVE, NON_INTERACTIVE, SSH, PORT, REMOTE_HOST];
 
 /// The tag that Session Manager gives each session: the `aws:userid` of who started it. The id of a
 /// session begins with a user's or role session's name, which is ambiguous (`al-*` fits the

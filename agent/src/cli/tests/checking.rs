@@ -166,29 +166,23 @@ async fn check_tells_what_is_wrong_with_the_inventory_file() {
     made(folder.path());
     let hosts = folder.path().join("hosts.toml");
     let mut shown = String::new();
+    let named = "[inventory]\nfile = \"hosts.toml\"\n";
     for text in [
-        "[[target]]\nname = \"web-1\"\naddres = \"10.0.0.1\"\n",
-        "[[target]]\nname = \"web-1\"\naddress = \"10.0.0.1\"\nlogin = \"instance-connect\"\n",
-        "[[target]]\nname = \"web-1\"\naddress = \"10.0.0.1\"\n",
+        Some("[[target]]\nname = \"web-1\"\naddres = \"10.0.0.1\"\n"),
+        Some(
+            "[[target]]\nname = \"web-1\"\naddress = \"10.0.0.1\"\nlogin = \"instance-connect\"\n",
+        ),
+        Some("[[target]]\nname = \"web-1\"\naddress = \"10.0.0.1\"\n"),
+        None,
     ] {
-        std::fs::write(&hosts, text).unwrap();
-        let found = changed(
-            folder.path(),
-            "[inventory]\n",
-            "[inventory]\nfile = \"hosts.toml\"\n",
-        )
-        .await;
+        match text {
+            Some(text) => std::fs::write(&hosts, text).unwrap(),
+            None => std::fs::remove_file(&hosts).unwrap(),
+        }
+        let found = changed(folder.path(), "[inventory]\n", named).await;
         shown += &told_of(&found, &["inventory"], folder.path());
-        changed(folder.path(), "file = \"hosts.toml\"\n", "").await;
+        changed(folder.path(), named, "[inventory]\n").await;
     }
-    std::fs::remove_file(hosts).unwrap();
-    let found = changed(
-        folder.path(),
-        "[inventory]\n",
-        "[inventory]\nfile = \"hosts.toml\"\n",
-    )
-    .await;
-    shown += &told_of(&found, &["inventory"], folder.path());
     insta::assert_snapshot!(shown);
 }
 

@@ -10,11 +10,7 @@ use tokio::net::TcpStream;
 use crate::testing::*;
 
 async fn tunnel(agent: &Agent) -> (Client, TcpStream) {
-    let listener = agent.listen().await;
-    let mut client = agent.connect("alice").await;
-    client.open(&open(5432)).await;
-    let (target, _) = listener.accept().await.unwrap();
-    client.granted().await;
+    let (client, target, _) = agent.tunnel().await;
     (client, target)
 }
 

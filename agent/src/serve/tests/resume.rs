@@ -17,11 +17,7 @@ fn claim(granted: &Granted) -> Claim {
 }
 
 async fn tunnel(agent: &Agent) -> (Client, TcpStream, Claim) {
-    let listener = agent.listen().await;
-    let mut client = agent.connect("alice").await;
-    client.open(&open(5432)).await;
-    let (target, _) = listener.accept().await.unwrap();
-    let granted = client.granted().await;
+    let (client, target, granted) = agent.tunnel().await;
     assert!(granted.detach > 0, "the client is told that it may resume");
     (client, target, claim(&granted))
 }

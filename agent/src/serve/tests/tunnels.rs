@@ -58,11 +58,7 @@ async fn a_tunnel_carries_bytes_both_ways_and_ends_in_order() {
 #[tokio::test]
 async fn the_log_tells_the_whole_story_of_a_tunnel() {
     let agent = Agent::start().await;
-    let listener = agent.listen().await;
-    let mut client = agent.connect("alice").await;
-    client.open(&open(5432)).await;
-    let (target, _) = listener.accept().await.unwrap();
-    let granted = client.granted().await;
+    let (mut client, target, granted) = agent.tunnel().await;
     client.send(&framed(b"12345")).await;
     client.close(CloseReason::Done).await;
     let close = client.closed().await;

@@ -1,6 +1,7 @@
 //! Users and targets at the login.
 
 use super::*;
+use crate::ssh::tests::support::DEADLINE;
 
 #[tokio::test]
 async fn only_the_granted_user_gets_in_and_only_without_a_method() {
@@ -40,6 +41,10 @@ async fn only_the_granted_user_gets_in_and_only_without_a_method() {
 
 /// A target that says what it likes to our client.
 async fn connect_to(says: impl AsyncFnOnce(TcpStream)) -> UpstreamError {
+    connect_within(DEADLINE, says).await
+}
+
+async fn connect_within(deadline: Duration, says: impl AsyncFnOnce(TcpStream)) -> UpstreamError {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -48,7 +53,8 @@ async fn connect_to(says: impl AsyncFnOnce(TcpStream)) -> UpstreamError {
     let root = "root".parse().unwrap();
     let tcp = TcpStream::connect(address).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
-    let connecting = Upstream::connect(tcp, &host, &root, credential("root"), &host_keys);
+    let connecting =
+        Upstream::connect_within(deadline, tcp, &host, &root, credential("root"), &host_keys);
     let (connected, ()) = within(async { tokio::join!(connecting, says(stream)) }).await;
     connected.map(drop).unwrap_err()
 }
@@ -119,17 +125,11 @@ async fn a_target_that_refuses_the_login_gets_a_hint_that_names_the_remedy() {
 
 #[tokio::test]
 async fn a_silent_target_is_given_up_after_a_while() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let host_keys = HostKeys::load(folder.path().join("keys"), &[]).unwrap();
-    let host = target("web-1", address.port());
-    let root = "root".parse().unwrap();
-    let tcp = TcpStream::connect(address).await.unwrap();
-    let _silent = listener.accept().await.unwrap();
     let deadline = Duration::from_millis(50);
-    let connecting =
-        Upstream::connect_within(deadline, tcp, &host, &root, credential("root"), &host_keys);
-    let error = within(connecting).await.map(drop).unwrap_err();
+    let error = connect_within(deadline, async |mut stream: TcpStream| {
+        // Until our client hangs up.
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
     assert!(matches!(error, UpstreamError::Timeout { .. }), "{error}");
 }

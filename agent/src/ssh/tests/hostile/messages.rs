@@ -2,6 +2,15 @@
 
 use super::*;
 
+/// A global request that wants an answer.
+fn ask(name: &[u8]) -> Vec<u8> {
+    Writer::new()
+        .u8(message::GLOBAL_REQUEST)
+        .vec32(name)
+        .u8(1)
+        .finish()
+}
+
 #[tokio::test]
 async fn peers_that_break_the_protocol_end_the_session_with_their_name() {
     for (says, message) in [
@@ -61,13 +70,6 @@ async fn unknown_messages_and_requests_are_refused_and_pass_to_nobody() {
         scene.target_heard().await,
         plain(message::CHANNEL_FAILURE, 8)
     );
-    let ask = |name: &[u8]| {
-        Writer::new()
-            .u8(message::GLOBAL_REQUEST)
-            .vec32(name)
-            .u8(1)
-            .finish()
-    };
     for name in [
         &b"hostkeys-prove-00@openssh.com"[..],
         b"streamlocal-forward@openssh.com",
@@ -85,13 +87,6 @@ async fn unknown_messages_and_requests_are_refused_and_pass_to_nobody() {
 async fn our_answers_keep_their_place_among_the_targets() {
     let mut scene = Scene::new().await;
     scene.shell().await;
-    let ask = |name: &[u8]| {
-        Writer::new()
-            .u8(message::GLOBAL_REQUEST)
-            .vec32(name)
-            .u8(1)
-            .finish()
-    };
     scene.say(&ask(b"keepalive@openssh.com")).await;
     scene.say(&ask(b"streamlocal-forward@openssh.com")).await;
     scene
