@@ -12,6 +12,7 @@ pub mod check;
 pub mod document;
 pub mod error;
 pub mod probe;
+pub mod question;
 pub mod report;
 pub mod shape;
 pub mod statement;
