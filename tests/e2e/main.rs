@@ -22,6 +22,7 @@ mod resumption;
 mod rollback;
 mod round_trips;
 mod serve;
+mod ssm;
 mod step_up;
 mod strangers;
 mod tampering;

@@ -14,7 +14,7 @@ use postern_proto::ssm::channel::{
 use postern_proto::ssm::crypt::SessionKey;
 use postern_proto::ssm::message::{Message, MessageKind};
 use postern_proto::ssm::payload::{Flag, SecretText};
-use postern_proto::ssm::version::{ClientFeatures, PortMode};
+use postern_proto::ssm::version::{AgentFeatures, ClientFeatures, PortMode};
 use rand::Rng as _;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -360,6 +360,18 @@ impl Driver {
         SessionKey::new(&plain).ok_or_else(|| "the data key has not 64 bytes".to_owned())
     }
 
+    /// What the client's version says is for an SSM Agent of today; an older one knows less.
+    fn port_mode(&self, opened: &Opened) -> Option<PortMode> {
+        let own = AgentFeatures::new(Some(&self.knobs.agent_version));
+        match opened.port? {
+            PortMode::Multiplexed { .. } if !own.multiplexes() => Some(PortMode::Basic),
+            PortMode::Multiplexed { keepalive } => Some(PortMode::Multiplexed {
+                keepalive: keepalive || !own.is_without_keepalive(),
+            }),
+            other => Some(other),
+        }
+    }
+
     fn start(&self, opened: &Opened) -> Work {
         let places = self.host.places.clone();
         let delay = self.knobs.prompt_delay;
@@ -390,7 +402,7 @@ impl Driver {
                     addresses,
                     port,
                 };
-                match opened.port {
+                match self.port_mode(opened) {
                     Some(PortMode::Multiplexed { keepalive }) => {
                         Work::start(pace, payload, |ends| mux::run(ends, to, keepalive))
                     }
