@@ -3,6 +3,8 @@
 //! The SDK's own types are named only where a service is called (`inventory/ec2.rs`,
 //! `instance_connect.rs`) and here.
 
+mod region;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 
 use crate::files::{self, FileError};
+
+pub use region::region_suffix;
 
 /// How one AWS service is reached.
 #[derive(Debug, Clone, Default)]

@@ -1,216 +1,14 @@
-//! Every way in which a request is refused or a session ends, and what it is to others: the
-//! `Denied` or `Close` for the peer, the field of the event, the level of the log line.
+//! Every way in which a pipe or session ends, and what it is to others: the `Close` for the peer,
+//! the field of the event, the level of the log line.
 //!
 //! The peer learns what it may know, the log the rest; the session id ties both.
 
 use std::io;
 
-use postern_proto::gateway::message::{Close, CloseReason, Denied, DenyCode, Witness};
-use postern_proto::names::{SessionId, TargetName};
+use postern_proto::gateway::message::{Close, CloseReason, Witness};
 use tracing::Level;
 
-use crate::assemble::{NotReached, NotVerified};
-use crate::evidence::EvidenceError;
-use crate::limits::LimitReached;
-use crate::pipe::PipeError;
-use crate::policy::Denial;
-use crate::session::Ending;
-use crate::ssh::SshEnd;
-
-/// Why a request became no session.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// The certificate no longer opens anything here.
-    Certificate(NotVerified),
-    /// The agent is shutting down.
-    Draining,
-    /// Without evidence nothing opens.
-    Evidence(EvidenceError),
-    /// A limit is reached.
-    Limit(LimitReached),
-    /// The inventory does not know it.
-    UnknownTarget {
-        /// What was asked for.
-        name: TargetName,
-        /// What to do about it.
-        hint: String,
-    },
-    /// Several targets have that name.
-    Ambiguous {
-        /// What was asked for.
-        name: TargetName,
-        /// `id name address` of each.
-        candidates: Vec<String>,
-    },
-    /// Policy says no.
-    Policy(Denial),
-    /// Policy wants a fresh code.
-    StepUp {
-        /// The policies that would allow it then.
-        policies: Vec<String>,
-        /// Hex hash of the `Open` that the approval is for.
-        open_hash: String,
-    },
-    /// A tunnel to a port where sshd listens.
-    SshPort(u16),
-    /// The session to join is over, is another one's, or the proof is wrong: the peer is not told
-    /// which.
-    Join(&'static str),
-    /// The pipe to resume is over, is another one's, or the proof is wrong: the peer is not told
-    /// which.
-    Resume(&'static str),
-    /// The pipe to resume is its owner's, and its session was ordered to end.
-    Ended(Ending),
-    /// The target cannot be dialled or does not let the agent in.
-    NotReached(NotReached),
-    /// The request breaks the protocol.
-    Protocol(String),
-}
-
-impl Refusal {
-    /// The kind, for peer and event alike.
-    pub(crate) fn code(&self) -> DenyCode {
-        match self {
-            Self::Certificate(_) => DenyCode::Certificate,
-            Self::Draining => DenyCode::Draining,
-            Self::Evidence(_) => DenyCode::Evidence,
-            Self::Limit(_) => DenyCode::Limit,
-            Self::UnknownTarget { .. } => DenyCode::UnknownTarget,
-            Self::Ambiguous { .. } => DenyCode::Ambiguous,
-            Self::Policy(_)
-            | Self::SshPort(_)
-            | Self::Join(_)
-            | Self::Resume(_)
-            | Self::Ended(_) => DenyCode::Policy,
-            Self::StepUp { .. } => DenyCode::StepUp,
-            Self::NotReached(fault) => fault.code,
-            Self::Protocol(_) => DenyCode::Protocol,
-        }
-    }
-
-    /// The policies that denied.
-    pub(crate) fn policies(&self) -> &[String] {
-        match self {
-            Self::Policy(denial) => &denial.policies,
-            Self::StepUp { policies, .. } => policies,
-            _ => &[],
-        }
-    }
-
-    /// Why, for operators: the event's field.
-    pub(crate) fn reason(&self) -> String {
-        match self {
-            Self::Join(detail) | Self::Resume(detail) => (*detail).to_owned(),
-            Self::Evidence(error) => error.to_string(),
-            other => other.message(),
-        }
-    }
-
-    /// How loud the log line is.
-    pub(crate) fn level(&self) -> Level {
-        match self {
-            Self::Evidence(_) => Level::ERROR,
-            Self::Protocol(_) | Self::Join(_) | Self::Resume(_) => Level::WARN,
-            Self::NotReached(fault) if fault.code == DenyCode::HostKeyChanged => Level::WARN,
-            _ => Level::INFO,
-        }
-    }
-
-    /// What the peer is told.
-    pub(crate) fn denied(&self, session: SessionId) -> Denied {
-        Denied {
-            code: self.code(),
-            message: self.message(),
-            hint: self.hint(),
-            session: Some(session),
-            open_hash: match self {
-                Self::StepUp { open_hash, .. } => Some(open_hash.clone()),
-                _ => None,
-            },
-            candidates: match self {
-                Self::Ambiguous { candidates, .. } => candidates.clone(),
-                _ => vec![],
-            },
-        }
-    }
-
-    fn message(&self) -> String {
-        match self {
-            Self::Certificate(fault) => fault.message.clone(),
-            Self::Draining => "the agent is shutting down".to_owned(),
-            Self::Evidence(EvidenceError::Quota(bytes)) => {
-                format!("your recording quota of {bytes} bytes is used up")
-            }
-            Self::Evidence(_) => "the agent cannot write evidence, so nothing opens".to_owned(),
-            Self::Limit(limit) => limit.to_string(),
-            Self::UnknownTarget { name, .. } => format!("no target is called `{}`", shown(name)),
-            Self::Ambiguous { name, candidates } => {
-                format!("{} targets match `{}`", candidates.len(), shown(name))
-            }
-            Self::Policy(denial) => denial.message.clone(),
-            Self::StepUp { .. } => "policy wants a fresh MFA code for this".to_owned(),
-            Self::SshPort(port) => format!(
-                "port {port} carries SSH, and SSH goes through `connect` or `proxy`, which record it"
-            ),
-            Self::Join(_) => "there is no such session to join".to_owned(),
-            Self::Resume(_) => "the agent has no such session to resume".to_owned(),
-            Self::Ended(ending) => match &ending.message {
-                Some(message) => format!("the session was ended: {message}"),
-                None => "the session was ended".to_owned(),
-            },
-            Self::NotReached(fault) => fault.message.clone(),
-            Self::Protocol(what) => format!("the request breaks the protocol: {what}"),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Certificate(fault) => Some(fault.hint.clone()),
-            Self::Draining => Some("try again in a moment".to_owned()),
-            Self::Evidence(EvidenceError::Quota(_)) => {
-                Some("end a session that records much, or ask for a larger quota".to_owned())
-            }
-            Self::Evidence(_) => {
-                Some("tell the operator of the agent, with the session id".to_owned())
-            }
-            Self::Limit(_) => Some("close sessions that you no longer need".to_owned()),
-            Self::UnknownTarget { hint, .. } => Some(hint.clone()),
-            Self::Ambiguous { .. } => Some("use the target's id".to_owned()),
-            Self::Policy(denial) => denial.hint.clone(),
-            Self::SshPort(_) => Some("postern connect, or ssh through postern proxy".to_owned()),
-            Self::NotReached(fault) => fault.hint.clone(),
-            Self::StepUp { .. }
-            | Self::Join(_)
-            | Self::Resume(_)
-            | Self::Ended(_)
-            | Self::Protocol(_) => None,
-        }
-    }
-}
-
-impl From<EvidenceError> for Refusal {
-    fn from(error: EvidenceError) -> Self {
-        Self::Evidence(error)
-    }
-}
-
-impl From<LimitReached> for Refusal {
-    fn from(limit: LimitReached) -> Self {
-        Self::Limit(limit)
-    }
-}
-
-impl From<NotReached> for Refusal {
-    fn from(fault: NotReached) -> Self {
-        Self::NotReached(fault)
-    }
-}
-
-impl From<Denial> for Refusal {
-    fn from(denial: Denial) -> Self {
-        Self::Policy(denial)
-    }
-}
+use crate::pipe::{Finish, PipeError};
 
 /// How a pipe ended, and with its last pipe a session.
 #[derive(Debug)]
@@ -231,6 +29,30 @@ pub(crate) enum End {
     Ordered(Ending),
     /// What serves the pipe failed: the detail is for the log.
     Internal(String),
+}
+
+/// Why a session must end, with a sentence for the person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// The kind.
+    pub reason: CloseReason,
+    /// The sentence.
+    pub message: Option<String>,
+}
+
+/// How an SSH connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshEnd {
+    /// Status of the last command or shell that ended; 128 + n when signal n ended it.
+    pub exit_status: Option<u32>,
+    /// Bytes of channel data from the client.
+    pub up: u64,
+    /// Bytes of channel data to the client.
+    pub down: u64,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// One sentence about it, where there is more to say.
+    pub message: Option<String>,
 }
 
 impl End {
@@ -306,9 +128,16 @@ impl End {
     }
 }
 
-/// A name from outside, safe to print.
-fn shown(name: &TargetName) -> String {
-    name.as_str().escape_debug().collect()
+impl From<Finish> for End {
+    fn from(finish: Finish) -> Self {
+        match finish {
+            Finish::Done => Self::Done,
+            Finish::Closed(close) => Self::Client(close),
+            Finish::Target(error) => Self::Target(error),
+            Finish::Pipe(error) => Self::Pipe(error),
+            Finish::Ssh => Self::Ssh,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -320,15 +149,6 @@ mod tests {
         let end = End::Internal("secret path /etc/x".to_owned());
         assert!(!format!("{:?}", end.close(None)).contains("/etc/x"));
         assert_eq!(end.detail().as_deref(), Some("secret path /etc/x"));
-
-        let failed = Refusal::Evidence(EvidenceError::Failed("/var/x: no space".into()));
-        assert!(failed.reason().contains("/var/x"));
-        assert!(
-            !failed
-                .denied(SessionId::from_parts(1, 1))
-                .message
-                .contains("/var/x")
-        );
     }
 
     #[test]
@@ -338,15 +158,6 @@ mod tests {
         assert_eq!(
             lost.detail().as_deref(),
             Some("the network was lost: reset")
-        );
-    }
-
-    #[test]
-    fn a_wrong_join_proof_looks_like_a_session_that_does_not_exist() {
-        let id = SessionId::from_parts(1, 1);
-        assert_eq!(
-            Refusal::Join("wrong proof").denied(id),
-            Refusal::Join("no such session").denied(id)
         );
     }
 }

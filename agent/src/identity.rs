@@ -3,7 +3,7 @@
 //! ```text
 //! enroll ── proof (pure) ── sts ── answer (pure) ── caller (pure) ── ca    a certificate
 //!    └───── attestation: is the oracle itself sound?   approvals: step-up   an approval
-//! tls::PeerTrust ── a certificate, checked now ──▶ VerifiedPrincipal
+//! trust ── a certificate, checked now ──▶ VerifiedPrincipal
 //! ```
 
 use std::sync::Arc;
@@ -21,19 +21,19 @@ mod enroll;
 mod lines;
 mod proof;
 mod refusal;
-mod region;
 mod slots;
 mod sts;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trust;
 mod trust_policy;
 
 pub use approvals::{Approval, ApprovalFault, Approvals};
 pub use deny::{DenyFault, DenyHook, DenyList};
 pub use enroll::{EnrollEnd, Enroller, EnrollerParts};
 pub use refusal::Refusal;
-pub use region::region_suffix;
 pub use sts::{StsClient, StsFault};
+pub use trust::{CertificateFault, PeerTrust, TrustFault};
 
 /// Writes one event; the future resolves once it is durable, or says why it never will be.
 pub type Record = Arc<dyn Fn(Event) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
@@ -41,14 +41,14 @@ pub type Record = Arc<dyn Fn(Event) -> BoxFuture<'static, Result<(), String>> + 
 /// Somebody whose client certificate this agent (or one it trusts) issued and checked just now.
 #[derive(Debug, Clone)]
 pub struct VerifiedPrincipal {
-    pub(crate) principal: Principal,
-    pub(crate) assurance: Assurance,
-    pub(crate) mfa_not_before: i64,
-    pub(crate) serial: String,
-    pub(crate) not_after: i64,
-    pub(crate) claimed_end: Option<i64>,
-    pub(crate) key_hash: [u8; 32],
-    pub(crate) aws_request_ids: Vec<String>,
+    principal: Principal,
+    assurance: Assurance,
+    mfa_not_before: i64,
+    serial: String,
+    not_after: i64,
+    claimed_end: Option<i64>,
+    key_hash: [u8; 32],
+    aws_request_ids: Vec<String>,
 }
 
 impl VerifiedPrincipal {

@@ -17,19 +17,20 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{Core, Lifetimes};
+use crate::assemble::Core;
 use crate::aws::AwsSettings;
 use crate::config::{Config, LoginMethod};
 use crate::evidence::{self, Evidence};
 use crate::identity::attestation::{Attestation, AttestationState};
-use crate::identity::{Approvals, DenyHook, Enroller, EnrollerParts, Record, StsClient};
+use crate::identity::{Approvals, DenyHook, Enroller, EnrollerParts, PeerTrust, Record, StsClient};
 use crate::inventory::{Ec2Settings, Inventory, InventorySettings, TargetLogin};
 use crate::keys::Keys;
 use crate::limits::{Ceilings, Limits};
 use crate::pipe::Patience;
 use crate::policy::PolicyStore;
 use crate::server::Server;
-use crate::tls::{PeerTrust, TlsSettings};
+use crate::session::Lifetimes;
+use crate::tls::TlsSettings;
 use crate::{health, http};
 use chronicle::Chronicle;
 
@@ -278,7 +279,7 @@ fn troubles(
     inventory: &Inventory,
     trust: &PeerTrust,
     attestation: watch::Receiver<AttestationState>,
-) -> Vec<crate::assemble::Trouble> {
+) -> Vec<crate::doors::Trouble> {
     let (policy, inventory, trust) = (policy.trouble(), inventory.trouble(), trust.trouble());
     vec![
         Arc::new(move || policy.borrow().as_ref().map(|why| format!("policy: {why}"))),

@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::assemble::{Core, EnrollServe};
 use crate::http;
 use crate::identity::{EnrollEnd, VerifiedPrincipal};
+use crate::keeper::Keeper;
 use crate::limits::{Arrival, LimitReached, Place};
-use crate::session::{self, Ending, Keeper, Peer};
+use crate::serve::serve;
+use crate::session::{Ending, Peer};
 use crate::socket::Socket;
 use crate::tls::{AcceptFault, Accepted, BoundedInput, Protocol, TlsSettings};
 
@@ -156,7 +158,7 @@ impl Server {
             (Protocol::Pipe, Some(who)) => {
                 if let Some((place, peer)) = self.prove(&stream, source, arrival, &who) {
                     // Boxed: a waiting connection is as small as its state.
-                    Box::pin(session::serve(&self.core, peer, place, stream)).await;
+                    Box::pin(serve(&self.core, peer, place, stream)).await;
                 }
             }
             (Protocol::Http, Some(who)) => {

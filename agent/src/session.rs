@@ -1,71 +1,57 @@
 //! A session: one grant in use.
 //!
 //! ```text
-//! serve    Open -> who -> evidence? -> target -> policy -> dial -> (ssh) -> durable -> Granted -> relay -> Close
-//! registry the sessions that are open; further pipes find theirs here
-//! resume   pipes that go on on a new connection
-//! keeper   looks at them again: policy, time, evidence, nobody left
-//! step_up  which `Open`s wait for a fresh code
+//! channel   decided, written down and recorded before it opens
+//! registry  the sessions that are open; further pipes find theirs here
+//! place     a pipe's place in its session
+//! lifeline  the hold of a pipe's task on its connections
+//! review    looked at again: does policy still allow it?
+//! step_up   which `Open`s wait for a fresh code
 //! ```
 //!
 //! [`Session`] is what the relays (ssh, tunnel) may ask of the session that they serve.
 
-mod keeper;
+mod channel;
+mod lifeline;
+mod lifetimes;
+mod peer;
+mod place;
 mod registry;
-mod resume;
-mod serve;
+mod review;
 mod state;
 mod step_up;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use postern_proto::audit::event::{Access, Actor, Channel, Event, EventTarget, Fact};
+use postern_proto::audit::event::{Access, Actor, Event, EventTarget, Fact};
 use postern_proto::gateway::message::{CloseReason, Witness};
 use postern_proto::names::SessionId;
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::assemble::Rules;
-use crate::evidence::{Entry, Evidence, EvidenceError, Recording, RecordingKind};
+use crate::evidence::{Entry, Evidence, EvidenceError, Recording, RecordingKind, agent_event};
 use crate::limits::SessionPlace;
-use crate::policy::{Action, Decision, Denial, Grant, Request};
+use crate::policy::Grant;
+use crate::rules::Rules;
 use state::State;
 
-pub(crate) use keeper::Keeper;
+pub use crate::end::Ending;
+pub use channel::ChannelRefused;
+pub(crate) use lifeline::{Change, Lifeline, Resumable, Slot, Takeover};
+pub(crate) use lifetimes::Lifetimes;
+pub(crate) use peer::Peer;
+pub(crate) use place::PipePlace;
 pub(crate) use registry::Registry;
-pub(crate) use resume::{Change, Lifeline, Resumable};
-pub(crate) use serve::{Peer, serve};
 pub(crate) use state::PipeNumber;
 pub(crate) use step_up::StepUps;
 
 /// How long a remark in a recording may take: its relay waits.
 const NOTE: Duration = Duration::from_secs(1);
-
-/// Why a session must end, with a sentence for the person.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ending {
-    /// The kind.
-    pub reason: CloseReason,
-    /// The sentence.
-    pub message: Option<String>,
-}
-
-/// Why a channel did not open.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ChannelRefused {
-    /// Policy says no.
-    #[error("{}", .0.message)]
-    Denied(Denial),
-    /// Without evidence nothing opens.
-    #[error(transparent)]
-    Evidence(#[from] EvidenceError),
-}
 
 /// A granted session while it lives; relays hold it in an `Arc`.
 pub struct Session {
@@ -81,8 +67,8 @@ pub struct Session {
     evidence: Evidence,
     rules: Rules,
     secret: zeroize::Zeroizing<[u8; 32]>,
-    /// Of the event that granted it; set once that is durable.
-    witness: Witness,
+    /// Of the event that granted it, as last proven.
+    witness: Mutex<Witness>,
     ending: watch::Sender<Option<Ending>>,
     notice: watch::Sender<Option<Arc<str>>>,
     up: AtomicU64,
@@ -123,7 +109,7 @@ impl Session {
             evidence: beginning.evidence,
             rules: beginning.rules,
             secret: beginning.secret,
-            witness: beginning.witness,
+            witness: Mutex::new(beginning.witness),
             ending: watch::Sender::new(None),
             notice: watch::Sender::new(None),
             up: AtomicU64::new(0),
@@ -143,46 +129,45 @@ impl Session {
         &self.grant
     }
 
-    /// Asks policy about a channel of this session (direct forwards: `tunnel`, listeners:
-    /// `reverse`, agent: `forward_agent`; shells, commands and subsystems are the grant's own
-    /// `connect`), writes the event either way (durable), and begins the recording where one is
-    /// due. `Err` is told to the peer as a refused channel.
-    pub async fn open_channel(
-        &self,
-        channel: Channel,
-        recording: Option<RecordingKind>,
-    ) -> Result<Option<Recording>, ChannelRefused> {
-        let policies = match self.decide_channel(&channel) {
-            Ok(policies) => policies,
-            Err(denial) => {
-                let refused = Fact::ChannelOpened {
-                    channel,
-                    policies: denial.policies.clone(),
-                    refused: Some(denial.message.clone()),
-                    recording: None,
-                };
-                self.log(refused).await?;
-                return Err(ChannelRefused::Denied(denial));
-            }
-        };
-        let recording = match recording {
-            None => None,
-            Some(kind) => Some(self.begin_recording(kind).await?),
-        };
-        let opened = Fact::ChannelOpened {
-            channel,
-            policies,
-            refused: None,
-            recording: recording.as_ref().map(|r| r.name().to_owned()),
-        };
-        if let Err(error) = self.log(opened).await {
-            if let Some(recording) = &recording {
-                // The first failure is the one to tell.
-                self.close_recording(recording).await.ok();
-            }
-            return Err(error.into());
+    /// What was asked for.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The target, with the address that was dialled first.
+    pub(crate) fn target(&self) -> &EventTarget {
+        &self.target
+    }
+
+    /// When the grant ends.
+    pub(crate) fn ends_at(&self) -> OffsetDateTime {
+        self.ends_at
+    }
+
+    /// The proof, under the newest checkpoint, that the log holds the event that granted it.
+    pub(crate) async fn witness(&self) -> Result<Witness, EvidenceError> {
+        let known = self.proven().clone();
+        let renewed = self.evidence.renew(known).await?;
+        self.proven().clone_from(&renewed);
+        Ok(renewed)
+    }
+
+    fn proven(&self) -> MutexGuard<'_, Witness> {
+        self.witness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when it has no pipe.
+    pub(crate) fn alone_since(&self) -> Option<Instant> {
+        self.state.alone_since()
+    }
+
+    /// Where it is used from: its pipes' addresses, or the one that it was granted to.
+    pub(crate) fn sources(&self) -> Vec<IpAddr> {
+        let mut sources = self.state.sources();
+        if sources.is_empty() {
+            sources.push(self.grant.request().source);
         }
-        Ok(recording)
+        sources
     }
 
     /// Closes a recording of this session and remembers its digest for the closing event.
@@ -206,6 +191,11 @@ impl Session {
     /// Becomes `Some` when the session must end (policy, time, evidence, quota, kill, drain).
     pub fn ending(&self) -> watch::Receiver<Option<Ending>> {
         self.ending.subscribe()
+    }
+
+    /// The order to end, once there is one.
+    pub(crate) fn ordered(&self) -> Option<Ending> {
+        self.ending.borrow().clone()
     }
 
     /// Orders the end; the first order stands.
@@ -295,61 +285,11 @@ impl Session {
 
     fn event(&self, fact: Fact) -> Event {
         Event {
-            time_ms: unix_ms(OffsetDateTime::now_utc()),
             session: Some(self.id),
             actor: Some(self.actor.clone()),
             source: Some(self.source.to_string()),
             target: Some(self.target.clone()),
-            fact,
-        }
-    }
-
-    /// Ids of the policies that allow the channel.
-    fn decide_channel(&self, channel: &Channel) -> Result<Vec<String>, Denial> {
-        let (action, host, port) = match channel {
-            Channel::Shell { .. } | Channel::Command { .. } | Channel::Subsystem { .. } => {
-                return Ok(self.grant.policies().to_vec());
-            }
-            Channel::Direct { host, port } => (Action::Tunnel, host_behind(host), Some(*port)),
-            Channel::Reverse { host, port } => (Action::Reverse, Some(host.clone()), Some(*port)),
-            Channel::AgentForward => (Action::ForwardAgent, None, None),
-        };
-        if let (Action::Tunnel, Some(port)) = (action, port)
-            && self.rules.carries_ssh(port)
-        {
-            return Err(Denial {
-                policies: vec![],
-                message: format!(
-                    "port {port} carries SSH, and SSH goes through `connect` or `proxy`, which record it"
-                ),
-                hint: None,
-            });
-        }
-        let request = Request {
-            action,
-            host,
-            port,
-            ..self.grant.again(
-                OffsetDateTime::now_utc(),
-                self.grant.request().source,
-                self.grant.request().target.clone(),
-            )
-        };
-        match (self.rules.decide)(&request) {
-            Decision::Allow(grant) => {
-                let policies = grant.policies().to_vec();
-                self.state.add_inner(grant)?;
-                Ok(policies)
-            }
-            Decision::StepUp { policies } => Err(Denial {
-                policies,
-                message: format!(
-                    "policy wants a fresh MFA code for `{}`",
-                    action_name(action)
-                ),
-                hint: Some("open the session itself with a fresh code".to_owned()),
-            }),
-            Decision::Deny(denial) => Err(denial),
+            ..agent_event(fact)
         }
     }
 }
@@ -358,23 +298,4 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Session({})", self.id)
     }
-}
-
-/// The host behind the target, or `None` for what means the target itself.
-fn host_behind(host: &str) -> Option<String> {
-    let own = matches!(host, "localhost" | "127.0.0.1" | "::1");
-    (!own).then(|| host.to_owned())
-}
-
-fn action_name(action: Action) -> &'static str {
-    match action {
-        Action::Reverse => "reverse",
-        Action::ForwardAgent => "forward_agent",
-        _ => "tunnel",
-    }
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn unix_ms(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }

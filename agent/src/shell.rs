@@ -8,7 +8,7 @@ use postern_proto::gateway::message::CloseReason;
 use tokio::io::duplex;
 use tokio::time::timeout;
 
-use crate::assemble::SshTarget;
+use crate::doors::SshTarget;
 use crate::end::End;
 use crate::pipe::{Driver, PipeError, Relay};
 use crate::session::{Change, Lifeline, Session};

@@ -27,27 +27,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::session::Session;
 
+pub use crate::end::SshEnd;
 pub use hostkeys::{HostKeys, HostKeysError};
 pub use identity::{HostIdentity, HostIdentityError};
 pub use transport::TransportError;
 pub use upstream::{Credential, Upstream, UpstreamError};
 
 use user::LoginError;
-
-/// How an SSH connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SshEnd {
-    /// Status of the last command or shell that ended; 128 + n when signal n ended it.
-    pub exit_status: Option<u32>,
-    /// Bytes of channel data from the client.
-    pub up: u64,
-    /// Bytes of channel data to the client.
-    pub down: u64,
-    /// Why it ended.
-    pub reason: CloseReason,
-    /// One sentence about it, where there is more to say.
-    pub message: Option<String>,
-}
 
 /// Serves the SSH client on `stream` (a pipe) for one granted session, until either side leaves,
 /// the session must end, or evidence cannot be written. Everything that the target does passes

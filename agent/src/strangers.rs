@@ -6,10 +6,8 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use postern_proto::audit::event::{Event, Fact};
-use time::OffsetDateTime;
 
-use crate::evidence::Evidence;
-use crate::session::unix_ms;
+use crate::evidence::{Evidence, agent_event};
 
 /// Sources that are told apart in one minute; the rest is summed up.
 const SOURCES: usize = 256;
@@ -44,19 +42,15 @@ impl Strangers {
         let failures = std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()));
         for (source, failures) in failures {
             let event = Event {
-                time_ms: unix_ms(OffsetDateTime::now_utc()),
-                session: None,
-                actor: None,
                 source: Some(source.map_or_else(|| "others".to_owned(), |ip| ip.to_string())),
-                target: None,
-                fact: Fact::Unauthenticated {
+                ..agent_event(Fact::Unauthenticated {
                     count: failures.count,
                     kinds: failures
                         .kinds
                         .iter()
                         .map(|kind| (*kind).to_owned())
                         .collect(),
-                },
+                })
             };
             if let Err(error) = evidence.append(event).await {
                 tracing::error!(%error, "failed logins could not be logged");

@@ -6,8 +6,6 @@
 use std::io;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::{self, kx_group};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache};
 use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
@@ -16,14 +14,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::identity::VerifiedPrincipal;
+use crate::crypto::provider;
+use crate::identity::{CertificateFault, PeerTrust, VerifiedPrincipal};
 
 mod bounded;
-mod peer;
-mod reload;
 
 pub use bounded::BoundedInput;
-pub use peer::{CertificateFault, PeerTrust, TrustFault};
 
 /// Bytes that a client may send before it is authenticated.
 pub const UNAUTHENTICATED_INPUT: u64 = 32 * 1024;
@@ -173,20 +169,6 @@ impl TlsSettings {
             Protocol::Http => self.http.clone(),
         }
     }
-}
-
-/// The one crypto provider: aws-lc-rs, the post-quantum hybrid first.
-pub fn provider() -> Arc<CryptoProvider> {
-    let kx_groups: Vec<&'static dyn SupportedKxGroup> = vec![
-        kx_group::X25519MLKEM768,
-        kx_group::X25519,
-        kx_group::SECP256R1,
-        kx_group::SECP384R1,
-    ];
-    Arc::new(CryptoProvider {
-        kx_groups,
-        ..aws_lc_rs::default_provider()
-    })
 }
 
 fn builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsFault> {

@@ -100,13 +100,3 @@ pub(crate) async fn ordered(ending: &mut watch::Receiver<Option<Ending>>) -> End
         End::Ordered,
     )
 }
-
-pub(crate) fn end_of(finish: Finish) -> End {
-    match finish {
-        Finish::Done => End::Done,
-        Finish::Closed(close) => End::Client(close),
-        Finish::Target(error) => End::Target(error),
-        Finish::Pipe(error) => End::Pipe(error),
-        Finish::Ssh => End::Ssh,
-    }
-}

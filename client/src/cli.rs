@@ -130,16 +130,21 @@ pub struct LsArgs {
     /// Only targets that match all of these: part of a name, id or address, or `tag:KEY=VALUE`
     #[arg(value_name = "FILTER")]
     pub filters: Vec<String>,
+    /// Whose targets: the agent's or those that SSM manages [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// Ways to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Via {
-    /// The agent that is configured
+    /// The agent if it is configured, answers and knows the target, else SSM
     #[default]
     Auto,
     /// Through the agent
     Bastion,
+    /// Through AWS Systems Manager
+    Ssm,
 }
 
 /// `postern connect`.
@@ -155,9 +160,21 @@ pub struct ConnectArgs {
     /// Login user on the target
     #[arg(short = 'l', long)]
     pub user: Option<LoginUser>,
-    /// Route to the target
-    #[arg(long, value_enum, default_value_t)]
-    pub via: Via,
+    /// Route to the target [default: auto] [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
+    /// Through SSM: speak SSH with the target's own server, not the shell of the SSM Agent
+    #[arg(long)]
+    pub ssh: bool,
+    /// Port of that server
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "PORT",
+        default_value_t = 22,
+        requires = "ssh"
+    )]
+    pub port: u16,
     /// Forward the SSH agent, where policy allows
     #[arg(short = 'A')]
     pub forward_agent: bool,
@@ -187,19 +204,23 @@ pub struct ConnectArgs {
     postern forward db-1 5432                  the same local port, or a free one if it is taken\n  \
     postern forward db-1 15432:5432\n  \
     postern forward bastion-1 0:db.internal:5432   a free local port\n  \
-    postern forward db-1 0:5432 -- sh -c 'psql -p $POSTERN_FORWARD_PORT'")]
+    postern forward db-1 0:5432 -- sh -c 'psql -p $POSTERN_FORWARD_PORT'\n  \
+    postern forward --via ssm app-1 8080:db.internal:80")]
 pub struct ForwardArgs {
     /// Instance id, Name tag, private address or DNS name, or `tag:KEY=VALUE`
     pub target: TargetName,
     /// Ports to carry
     #[arg(required = true, value_name = "[LOCAL:]PORT | [LOCAL:]HOST:PORT")]
     pub ports: Vec<String>,
+    /// SSM sessions at once, over which connections are spread [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub sessions: Option<u8>,
     /// Forward only while this command runs, and return its status
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
-    /// Route to the target
-    #[arg(long, value_enum, default_value_t)]
-    pub via: Via,
+    /// Route to the target [default: auto] [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// `postern proxy`.
@@ -210,8 +231,11 @@ pub struct ProxyArgs {
     /// Login user and target
     #[arg(value_name = "USER@TARGET")]
     pub destination: String,
-    /// Port that stock `ssh` names; the inventory knows the real one
+    /// Port that stock `ssh` names; the agent's inventory knows the real one
     pub port: Option<u16>,
+    /// Route to the target [default: auto] [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// `postern ssh-config`.

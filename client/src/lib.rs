@@ -15,13 +15,16 @@ pub mod cmd;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod evidence;
 pub mod forward;
 pub mod gateway;
 pub mod http;
 pub mod identity;
 pub mod output;
 pub mod pipe;
+pub mod route;
 pub mod ssh;
+pub mod ssm;
 #[cfg(test)]
 mod testing;
 pub mod transport;

@@ -2,7 +2,9 @@
 
 use lab::stack::Options;
 
-use crate::harness::{ending, events, eventually, get, lab, lab_with, postern, postern_as, run};
+use crate::harness::{
+    ending, events, eventually, get, lab, lab_with, postern, postern_as, run, session,
+};
 
 #[tokio::test]
 async fn an_unknown_target_is_named_with_the_nearest_one() {
@@ -210,22 +212,8 @@ async fn why_tells_which_condition_failed_in_words() {
 
 #[tokio::test]
 async fn a_forbid_on_a_user_ends_the_running_session_and_blocks_renewal() {
-    use std::process::Stdio;
-
-    use tokio::io::AsyncReadExt as _;
-
     let lab = lab().await;
-    let mut running = lab.postern("alice");
-    let mut running = running
-        .args(["connect", "web-1", "--", "echo in; exec cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut first = [0; 3];
-    let stdout = running.stdout.as_mut().unwrap();
-    stdout.read_exact(&mut first).await.unwrap();
+    let running = session(&lab).await;
     let user = lab.aws.user("alice").unwrap().unique_id;
     let policy = format!(
         "@id(\"left-the-company\")\n\

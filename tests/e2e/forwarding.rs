@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 
 use lab::stack::{Lab, Options, login_user};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::harness::{PATIENCE, eventually, lab_with, postern, run};
+use crate::harness::{PATIENCE, STAYS, eventually, lab_with, postern, run, running};
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
 
@@ -109,18 +109,7 @@ impl Bench {
 
     /// Runs it until its input ends; returns once it runs.
     async fn running(&self, client: Client, flags: &[&str]) -> Child {
-        let mut child = self
-            .command(client, flags, "echo in; exec cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
-        let line = line.expect("a line in time").unwrap();
-        assert_eq!(line.as_deref(), Some("in"), "{client:?} {flags:?}");
-        child
+        running(&mut self.command(client, flags, STAYS)).await
     }
 }
 

@@ -98,12 +98,7 @@ pub(crate) async fn postern_as(lab: &Lab, user: &str, arguments: &[&str]) -> Tol
 
 /// Runs a command with this input to its end.
 pub(crate) async fn run(command: &mut Command, input: &[u8]) -> Told {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = spawn(command);
     let mut stdin = child.stdin.take().unwrap();
     let feed = async {
         // A command that ends early reads no further: that is its right.
@@ -116,6 +111,37 @@ pub(crate) async fn run(command: &mut Command, input: &[u8]) -> Told {
         .expect("the command ends")
         .unwrap()
         .into()
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// A session of alice's on `web-1` that runs until its input ends.
+pub(crate) async fn session(lab: &Lab) -> Child {
+    running(lab.postern("alice").args(["connect", "web-1", "--", STAYS])).await
+}
+
+/// What a command runs on its target to say that it is there, and to stay until its input ends.
+pub(crate) const STAYS: &str = "echo in; exec cat";
+
+/// Starts a command that runs [`STAYS`] on a target; returns once it runs. [`ending`] sees its end.
+pub(crate) async fn running(command: &mut Command) -> Child {
+    let mut child = spawn(command);
+    let mut first = [0; 3];
+    let read = child.stdout.as_mut().unwrap().read_exact(&mut first);
+    let read = tokio::time::timeout(PATIENCE, read).await;
+    if !matches!(read, Ok(Ok(_))) || first != *b"in\n" {
+        child.start_kill().unwrap();
+        let told = Told::from(child.wait_with_output().await.unwrap());
+        panic!("{command:?} does not run: {}", told.stderr);
+    }
+    child
 }
 
 /// What a running command tells when it ends by itself: its input stays open.

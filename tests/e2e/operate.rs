@@ -1,11 +1,8 @@
 //! What the platform team does: checks, reloads, denies.
 
-use std::process::Stdio;
-
 use lab::account::ACCOUNT;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
-use crate::harness::{PATIENCE, eventually, lab, postern, postern_as, run};
+use crate::harness::{ending, eventually, lab, postern, postern_as, run, session};
 
 #[tokio::test]
 async fn check_passes_beside_a_running_agent_and_asks_everything() {
@@ -61,29 +58,11 @@ async fn check_without_rights_in_aws_says_which_are_missing() {
 async fn a_denied_user_is_cut_off_and_does_not_come_back() {
     let lab = lab().await;
     postern_as(&lab, "bob", &["login"]).await.status(0);
-    let mut running = lab
-        .postern("alice")
-        .args([
-            "connect", "web-1", "--", "echo", "here", "&&", "sleep", "600",
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
-    let first = tokio::time::timeout(PATIENCE, lines.next_line()).await;
-    assert_eq!(first.unwrap().unwrap().as_deref(), Some("here"));
-
+    let running = session(&lab).await;
     let alice = lab.aws.user("alice").unwrap().unique_id;
     let deny = lab.agent.config.with_file_name("deny");
     std::fs::write(&deny, format!("user {ACCOUNT}/{alice}\n")).unwrap();
-    let status = tokio::time::timeout(PATIENCE, running.wait()).await;
-    assert_eq!(status.unwrap().unwrap().code(), Some(255));
-    let mut said = String::new();
-    let mut stderr = running.stderr.take().unwrap();
-    stderr.read_to_string(&mut said).await.unwrap();
-    assert!(said.contains("deny list"), "{said}");
+    ending(running).await.status(255).says(&["deny list"]);
     // Neither with the certificate that is there, nor with a new one.
     postern(&lab, &["connect", "web-1", "--", "true"])
         .await

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 use crate::by_hand::enrolment::enrol;
 use crate::by_hand::sts::Keys;
 use crate::by_hand::wire::{Answer, Certified, PIPE, Pipe, open_web, settings};
-use crate::harness::{ending, eventually, get, lab, postern_as, run};
+use crate::harness::{ending, eventually, get, lab, postern_as, run, session};
 
 /// A pipe that was opened with a ticket.
 async fn resumed(lab: &Lab, settings: &Arc<ClientConfig>) -> Pipe {
@@ -110,21 +110,8 @@ async fn serial(certified: &Certified) -> String {
 
 #[tokio::test]
 async fn a_running_session_ends_when_its_user_is_denied() {
-    use std::process::Stdio;
-    use tokio::io::AsyncReadExt as _;
-
     let lab = lab().await;
-    let mut running = lab.postern("alice");
-    let mut running = running
-        .args(["connect", "web-1", "--", "echo in; exec cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut first = [0; 3];
-    let stdout = running.stdout.as_mut().unwrap();
-    stdout.read_exact(&mut first).await.unwrap();
+    let running = session(&lab).await;
     let user = lab.aws.user("alice").unwrap().unique_id;
     let list = lab.agent.config.with_file_name("deny");
     std::fs::write(&list, format!("user 111122223333/{user}\n")).unwrap();

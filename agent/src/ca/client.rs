@@ -26,7 +26,7 @@ pub struct IssuedClient {
 }
 
 /// What a client certificate says. Nothing is checked but its form: see
-/// [`crate::tls::PeerTrust`].
+/// [`crate::identity::PeerTrust`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// Whom it names.

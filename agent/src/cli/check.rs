@@ -12,10 +12,10 @@ use time::OffsetDateTime;
 
 use super::Finding;
 use crate::config::Config;
-use crate::identity::StsClient;
+use crate::crypto::provider;
 use crate::identity::attestation::Attestation;
+use crate::identity::{PeerTrust, StsClient};
 use crate::keys::{KeyFolder, Keys, certificates_of, name};
-use crate::tls::{self, PeerTrust};
 
 mod evidence;
 mod machine;
@@ -114,10 +114,9 @@ fn check_server(config: &Config, folder: &KeyFolder, keys: &Keys, now: i64) -> F
     };
     let verified = || -> Result<(), String> {
         let roots = roots(folder, name::SERVER_CA)?;
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), tls::provider())
-                .build()
-                .map_err(|error| error.to_string())?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|error| error.to_string())?;
         let server = ServerName::try_from(config.id.as_str()).map_err(|error| error.to_string())?;
         use rustls::client::danger::ServerCertVerifier as _;
         verifier
@@ -143,10 +142,9 @@ fn check_client_ca(config: &Config, folder: &KeyFolder, keys: &Keys, now: i64) -
     let verified = || -> Result<(), String> {
         let roots = roots(folder, name::CLIENT_ROOT)?;
         let [leaf, intermediate] = sample(config, keys, now)?;
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider())
-                .build()
-                .map_err(|error| error.to_string())?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|error| error.to_string())?;
         verifier
             .verify_client_cert(&leaf, &[intermediate], at(now))
             .map_err(|error| error.to_string())?;

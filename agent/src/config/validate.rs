@@ -252,7 +252,7 @@ fn check_endpoint(key: &'static str, url: &str) -> Result<(), Fault> {
 }
 
 fn check_region(key: &'static str, region: &str) -> Result<(), Fault> {
-    if crate::identity::region_suffix(region).is_some() {
+    if crate::aws::region_suffix(region).is_some() {
         return Ok(());
     }
     let shown: String = region

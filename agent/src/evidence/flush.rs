@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use postern_proto::audit::event::{Event, Fact};
 use tokio::sync::{mpsc, watch};
 
 use super::disk;
+use super::event::agent_event;
 use super::health::{Health, Watched, lock};
 use super::recorder::{Open, Snapshot};
 use super::writer::Order;
@@ -202,12 +203,8 @@ impl Flusher {
                 return false;
             };
             let event = Event {
-                time_ms: now_ms(),
                 session: Some(open.name.session),
-                actor: None,
-                source: None,
-                target: None,
-                fact: Fact::RecordingProgressed { recording },
+                ..agent_event(Fact::RecordingProgressed { recording })
             };
             let order = Order::Append {
                 event: Box::new(event),
@@ -221,11 +218,4 @@ impl Flusher {
             true
         });
     }
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as i64)
 }

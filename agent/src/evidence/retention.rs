@@ -6,8 +6,8 @@ use postern_proto::audit::event::Fact;
 use postern_proto::audit::layout::StorePath;
 use postern_proto::recording::RecordingName;
 
+use super::event::agent_event;
 use super::health::lock;
-use super::open::agent_event;
 use super::{Evidence, EvidenceError, disk};
 use crate::config::format_duration;
 

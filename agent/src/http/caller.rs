@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use super::Api;
 use super::error::ApiError;
+use crate::evidence::agent_event;
 use crate::identity::VerifiedPrincipal;
 use crate::policy::{Action, Decision, Request};
-use crate::session::{Peer, unix_ms};
+use crate::session::Peer;
 
 /// A caller whose certificate is good now.
 pub(super) struct Caller {
@@ -96,14 +97,12 @@ impl Caller {
         Ok(())
     }
 
-    fn event(&self, fact: Fact) -> Event {
+    /// An event that this caller causes now.
+    pub(super) fn event(&self, fact: Fact) -> Event {
         Event {
-            time_ms: unix_ms(OffsetDateTime::now_utc()),
-            session: None,
             actor: Some(self.who.actor()),
             source: Some(self.source.to_string()),
-            target: None,
-            fact,
+            ..agent_event(fact)
         }
     }
 }

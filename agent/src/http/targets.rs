@@ -12,9 +12,9 @@ use std::sync::Arc;
 use super::Api;
 use super::caller::Caller;
 use super::error::ApiError;
-use crate::assemble::NotFound;
 use crate::inventory::{Target, TargetLogin};
 use crate::policy::{Action, Decision, Request, Verdict};
+use crate::rules::NotFound;
 
 /// Filters of one request, and characters of each.
 const FILTERS: usize = 16;

@@ -100,25 +100,17 @@ fn lives(approval: &Approval, now: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_proto::names::Assurance;
+    use crate::identity::testing::Says;
 
     const NOW: i64 = 1_790_000_000;
 
     fn who(id: &str, key: u8) -> VerifiedPrincipal {
-        VerifiedPrincipal {
-            principal: Principal {
-                account: "111122223333".parse().unwrap(),
-                user_id: id.parse().unwrap(),
-                arn: String::new(),
-            },
-            assurance: Assurance::AwsMfa,
-            mfa_not_before: 0,
-            serial: String::new(),
-            not_after: 0,
-            claimed_end: None,
+        Says {
+            user_id: id,
             key_hash: [key; 32],
-            aws_request_ids: vec![],
+            ..Says::default()
         }
+        .verified()
     }
 
     const ALICE: &str = "AIDAALICEALICEALICE1";

@@ -10,13 +10,13 @@ use std::time::Duration;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_iam::error::{DisplayErrorContext, ProvideErrorMetadata as _};
 use aws_smithy_http_client::tls;
-use postern_proto::audit::event::{Event, Fact};
-use time::OffsetDateTime;
+use postern_proto::audit::event::Fact;
 use tokio::sync::{Notify, watch};
 
 use super::Record;
 pub use super::trust_policy::{TrustPolicyFault, check_trust_policy};
 use crate::config::{Config, RoleArn};
+use crate::evidence::agent_event;
 
 /// How long one check may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -176,7 +176,10 @@ impl Attestation {
             if let Some(fault) = &fault {
                 tracing::error!(%fault, hint = fault.hint(), "enrolment is closed");
             }
-            let written = record(event(fault.as_ref())).await;
+            let checked = Fact::AttestationChecked {
+                fault: fault.as_ref().map(ToString::to_string),
+            };
+            let written = record(agent_event(checked)).await;
             let next = match (&fault, written) {
                 (None, Ok(_)) => AttestationState::Open,
                 (Some(fault), _) => AttestationState::Closed(fault.to_string().into()),
@@ -243,20 +246,6 @@ impl Attestation {
                 reason: told(&error),
             }),
         }
-    }
-}
-
-fn event(fault: Option<&AttestationFault>) -> Event {
-    let nanoseconds = OffsetDateTime::now_utc().unix_timestamp_nanos();
-    Event {
-        time_ms: i64::try_from(nanoseconds / 1_000_000).unwrap_or(i64::MAX),
-        session: None,
-        actor: None,
-        source: None,
-        target: None,
-        fact: Fact::AttestationChecked {
-            fault: fault.map(ToString::to_string),
-        },
     }
 }
 

@@ -5,29 +5,31 @@
 //! unless the endpoint was configured explicitly. Every call has one deadline; an answer has at
 //! most 64 KiB.
 
+mod endpoint;
+mod response;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT,
-};
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, USER_AGENT};
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use postern_proto::enroll::{Proof, StsRequest};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
 use super::answer::{self, AnswerFault, Attested, Identity};
-use super::region_suffix;
+use crate::aws::region_suffix;
 use crate::config::StsSettings;
-use crate::keys;
+use endpoint::{bundle, check_public, system_roots};
+use response::{date_of, read};
 
 /// The longest answer, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -115,7 +117,7 @@ impl StsClient {
             Some(path) => bundle(path)?,
             None => system_roots()?,
         };
-        let config = ClientConfig::builder_with_provider(crate::tls::provider())
+        let config = ClientConfig::builder_with_provider(crate::crypto::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| StsFault::Endpoint(error.to_string()))?
             .with_root_certificates(roots)
@@ -288,70 +290,6 @@ impl StsClient {
     }
 }
 
-/// Status, form and size first; then the body of a 200, or the code of a refusal.
-async fn read(response: Response<Incoming>) -> Result<Zeroizing<Vec<u8>>, StsFault> {
-    let (head, body) = response.into_parts();
-    let refused = match head.status {
-        StatusCode::OK => false,
-        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => true,
-        other => return Err(StsFault::Status(other.as_u16())),
-    };
-    let form = head
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    if !form.is_some_and(is_xml) || head.headers.contains_key(CONTENT_ENCODING) {
-        return Err(if refused {
-            StsFault::Status(head.status.as_u16())
-        } else {
-            StsFault::Form
-        });
-    }
-    let mut limited = Limited::new(body, BODY_LIMIT);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(BODY_LIMIT));
-    while let Some(frame) = limited.frame().await {
-        let frame = frame.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                StsFault::TooLong
-            } else {
-                StsFault::Transport(error.to_string())
-            }
-        })?;
-        if let Some(data) = frame.data_ref() {
-            bytes.extend_from_slice(data);
-        }
-    }
-    if refused {
-        return Err(StsFault::Refused(answer::error_code(&bytes)?));
-    }
-    Ok(bytes)
-}
-
-/// Seconds since 1970 of the answer's `Date` (RFC 9110 5.6.7).
-async fn date_of(response: Response<Incoming>) -> Result<i64, StsFault> {
-    let date = response.headers().get(http::header::DATE);
-    let date = date
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let plain = date
-        .strip_suffix(" GMT")
-        .map(|date| format!("{date} +0000"));
-    time::OffsetDateTime::parse(
-        plain.as_deref().unwrap_or_default(),
-        &time::format_description::well_known::Rfc2822,
-    )
-    .map(time::OffsetDateTime::unix_timestamp)
-    .map_err(|_| StsFault::Answer("it has no usable date".to_owned()))
-}
-
-/// `text/xml`, alone or with `charset=utf-8`.
-fn is_xml(form: &str) -> bool {
-    let mut parts = form.split(';').map(str::trim);
-    let kind = parts.next().unwrap_or_default();
-    kind.eq_ignore_ascii_case(ANSWER_FORM)
-        && parts.all(|part| part.eq_ignore_ascii_case("charset=utf-8"))
-}
-
 /// A header that HTTP's own logging will not show.
 fn secret(text: &str) -> Result<HeaderValue, StsFault> {
     let mut value = HeaderValue::from_str(text)
@@ -360,139 +298,5 @@ fn secret(text: &str) -> Result<HeaderValue, StsFault> {
     Ok(value)
 }
 
-/// Refuses a name as soon as one of its addresses is not public: a resolver that answers so is
-/// lying or misconfigured.
-fn check_public(host: &str, addresses: &[SocketAddr]) -> Result<(), StsFault> {
-    match addresses.iter().find(|address| !is_public(address.ip())) {
-        Some(address) => Err(StsFault::Address {
-            host: host.to_owned(),
-            address: address.ip(),
-        }),
-        None => Ok(()),
-    }
-}
-
-/// Whether an address is one of the public internet (IANA special-purpose registries).
-fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [a, b, c, _] = v4.octets();
-            !(v4.is_private()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_unspecified()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-                || v4.is_documentation()
-                || a == 0
-                || a >= 240
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 198 && (b & 0xfe) == 18)
-                || (a == 192 && b == 0 && c == 0))
-        }
-        IpAddr::V6(v6) => {
-            let [a, b, ..] = v6.segments();
-            // 2000::/3 is what is allocated; documentation, 6to4 and Teredo in it carry no STS.
-            (a & 0xe000) == 0x2000 && a != 0x2002 && !(a == 0x2001 && (b == 0xdb8 || b == 0))
-        }
-    }
-}
-
-fn bundle(path: &std::path::Path) -> Result<RootCertStore, StsFault> {
-    let fault = |error: String| StsFault::Endpoint(error);
-    let chain = keys::certificates_of(path).map_err(|error| fault(error.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in chain {
-        roots
-            .add(certificate)
-            .map_err(|error| fault(format!("{}: {error}", path.display())))?;
-    }
-    Ok(roots)
-}
-
-fn system_roots() -> Result<RootCertStore, StsFault> {
-    let loaded = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    // A system's bundle may hold a certificate that webpki cannot use; the others serve.
-    let (added, _) = roots.add_parsable_certificates(loaded.certs);
-    if added == 0 {
-        return Err(StsFault::Endpoint(
-            "the system has no root certificates; name some in `sts.ca_bundle`".to_owned(),
-        ));
-    }
-    Ok(roots)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn private_and_link_local_resolver_answers_are_refused() {
-        let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 443);
-        for bad in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "0.0.0.0",
-            "100.64.0.1",
-            "198.18.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::1",
-            "::",
-            "fe80::1",
-            "fd00:ec2::254",
-            "::ffff:169.254.169.254",
-            "64:ff9b::a00:1",
-            "2002::1",
-            "2001:db8::1",
-            "ff02::1",
-        ] {
-            let both = [at("52.95.0.1"), at(bad)];
-            assert!(check_public("sts", &both).is_err(), "{bad}");
-        }
-        let good = [at("52.95.0.1"), at("2600:1f00::1"), at("::ffff:52.95.0.1")];
-        assert!(check_public("sts", &good).is_ok());
-    }
-
-    #[test]
-    fn only_the_form_that_was_asked_for_is_read() {
-        assert!(is_xml("text/xml"));
-        assert!(is_xml("text/xml; charset=UTF-8"));
-        for bad in [
-            "application/json",
-            "text/html",
-            "text/xml; charset=utf-7",
-            "text/xmlx",
-            "",
-        ] {
-            assert!(!is_xml(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_host_is_built_from_the_region_or_the_configured_endpoint() {
-        let settings = |endpoint: Option<&str>| StsSettings {
-            region: "eu-west-1".to_owned(),
-            endpoint_url: endpoint.map(str::to_owned),
-            ca_bundle: None,
-            accounts: vec![],
-        };
-        let authority = |endpoint| {
-            StsClient::new(&settings(endpoint)).map(|client| client.authority().to_owned())
-        };
-        // A machine without root certificates cannot make the public client; the name is built
-        // before that.
-        match authority(None) {
-            Ok(name) => assert_eq!(name, "sts.eu-west-1.amazonaws.com"),
-            Err(error) => assert!(error.to_string().contains("root certificates"), "{error}"),
-        }
-        if let Ok(name) = authority(Some("https://127.0.0.2:4443/")) {
-            assert_eq!(name, "127.0.0.2:4443");
-        }
-        assert!(authority(Some("http://127.0.0.2:4443")).is_err());
-    }
-}
+mod tests;

@@ -1,26 +1,23 @@
-//! What tests of this part share: a configuration, certificate authorities, and an STS that says
-//! whatever a test wants.
+//! What tests of this part share: a configuration, certificate authorities, verified people, and
+//! an STS that says whatever a test wants.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod sts;
+
 use std::sync::{Arc, Mutex};
 
-use aws_lc_rs::digest;
 use postern_proto::audit::event::Event;
-use rustls::ServerConfig;
+use postern_proto::names::{Assurance, Principal};
+use rcgen::{KeyPair, PublicKeyData as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
-use super::Record;
-use crate::ca::certificates_to_pem;
+use super::{PeerTrust, Record, VerifiedPrincipal};
 use crate::ca::client::ClientCa;
 use crate::ca::x509::{Authority, Purpose};
+use crate::ca::{ClientSubject, certificates_to_pem};
 use crate::config::Config;
+
+pub(crate) use sts::{FakeSts, Reply, Seen, assumed_xml, error, genuine, http, identity_xml, sign};
 
 pub(crate) const ROLE: &str = "arn:aws:iam::111122223333:role/postern-attest";
 pub(crate) const ALICE: &str = "AIDAALICEALICEALICE1";
@@ -28,6 +25,90 @@ const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9a
 
 pub(crate) fn now() -> i64 {
     time::OffsetDateTime::now_utc().unix_timestamp()
+}
+
+/// What a certificate says of somebody of the account 111122223333.
+pub(crate) struct Says<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) user_id: &'a str,
+    pub(crate) assurance: Assurance,
+    pub(crate) mfa_not_before: i64,
+    pub(crate) not_after: i64,
+    pub(crate) serial: &'a str,
+    pub(crate) key_hash: [u8; 32],
+}
+
+impl Default for Says<'_> {
+    /// Alice with MFA, for ever.
+    fn default() -> Self {
+        Self {
+            name: "alice",
+            user_id: ALICE,
+            assurance: Assurance::AwsMfa,
+            mfa_not_before: 0,
+            not_after: i64::MAX,
+            serial: "01",
+            key_hash: [0; 32],
+        }
+    }
+}
+
+impl Says<'_> {
+    /// As if it had been checked.
+    pub(crate) fn verified(self) -> VerifiedPrincipal {
+        VerifiedPrincipal {
+            principal: Principal {
+                account: "111122223333".parse().unwrap(),
+                user_id: self.user_id.parse().unwrap(),
+                arn: format!("arn:aws:iam::111122223333:user/{}", self.name),
+            },
+            assurance: self.assurance,
+            mfa_not_before: self.mfa_not_before,
+            serial: self.serial.to_owned(),
+            not_after: self.not_after,
+            claimed_end: None,
+            key_hash: self.key_hash,
+            aws_request_ids: vec![],
+        }
+    }
+}
+
+/// A user of the account 111122223333.
+pub(crate) fn principal(user_id: &str) -> Principal {
+    let says = Says {
+        user_id,
+        ..Says::default()
+    };
+    says.verified().principal
+}
+
+/// A client with its certificate.
+pub(crate) struct Certified {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    pub(crate) serial: String,
+}
+
+impl Certified {
+    /// Alice, for an hour.
+    pub(crate) fn alice(ca: &ClientCa) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let subject = ClientSubject {
+            principal: principal(ALICE),
+            assurance: Assurance::AwsMfa,
+            mfa_not_before: now() - 3600,
+            claimed_end: None,
+            claimed_serial: None,
+            aws_request_ids: vec!["r1".to_owned()],
+        };
+        let spki = key.subject_public_key_info();
+        let issued = ca.issue(&subject, &spki, now(), now() + 3600).unwrap();
+        Self {
+            chain: issued.chain.to_vec(),
+            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            serial: issued.serial,
+        }
+    }
 }
 
 /// A folder with all that one agent needs.
@@ -61,6 +142,12 @@ impl Bench {
         }
     }
 
+    /// Whose certificates it accepts: its own.
+    pub(crate) fn trust(&self) -> Arc<PeerTrust> {
+        let own = self.client_ca.certificate();
+        Arc::new(PeerTrust::load(&self.config, own, None).unwrap())
+    }
+
     /// A server certificate with its key.
     pub(crate) fn server(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let (chain, key) = self
@@ -83,254 +170,6 @@ pub(crate) fn remember() -> (Record, Arc<Mutex<Vec<Event>>>) {
         Box::pin(async { Ok(()) })
     });
     (record, events)
-}
-
-/// A request as the STS of a test saw it.
-#[derive(Debug, Clone)]
-pub(crate) struct Seen {
-    pub(crate) path: String,
-    pub(crate) headers: BTreeMap<String, String>,
-    pub(crate) body: String,
-}
-
-impl Seen {
-    pub(crate) fn form(&self, name: &str) -> Option<&str> {
-        self.body
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .find_map(|(key, value)| (key == name).then_some(value))
-    }
-
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
-    }
-}
-
-/// What it answers.
-pub(crate) enum Reply {
-    /// These bytes, then the end.
-    Bytes(Vec<u8>),
-    /// A chunked 200 that never ends.
-    Flood,
-    /// Nothing, ever.
-    Never,
-}
-
-type Script = Arc<dyn Fn(&Seen) -> Reply + Send + Sync>;
-
-/// An STS on loopback, over TLS with a CA of its own.
-pub(crate) struct FakeSts {
-    pub(crate) address: SocketAddr,
-    /// The `[sts]` lines that lead to it.
-    pub(crate) settings: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    _folder: tempfile::TempDir,
-    _tasks: JoinSet<()>,
-}
-
-impl FakeSts {
-    pub(crate) async fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let ca = Authority::root(Purpose::Server, "aws", now()).unwrap();
-        let bundle: PathBuf = folder.path().join("aws.pem");
-        std::fs::write(&bundle, ca.certificate_pem()).unwrap();
-        let name = "localhost".parse().unwrap();
-        let (chain, key) = ca.server_certificate(&name, now()).unwrap();
-        let config = ServerConfig::builder_with_provider(crate::tls::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![chain],
-                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-            )
-            .unwrap();
-        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let mut tasks = JoinSet::new();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        tasks.spawn(serve(listener, acceptor, Arc::new(script), seen.clone()));
-        Self {
-            address,
-            settings: format!(
-                "endpoint_url = \"https://localhost:{}\"\nca_bundle = \"{}\"",
-                address.port(),
-                bundle.display()
-            ),
-            seen,
-            _folder: folder,
-            _tasks: tasks,
-        }
-    }
-
-    pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-async fn serve(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    script: Script,
-    seen: Arc<Mutex<Vec<Seen>>>,
-) {
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        let (acceptor, script, seen) = (acceptor.clone(), script.clone(), seen.clone());
-        connections.spawn(async move {
-            let _ = answer(stream, &acceptor, &script, &seen).await;
-        });
-    }
-}
-
-async fn answer(
-    stream: TcpStream,
-    acceptor: &TlsAcceptor,
-    script: &Script,
-    seen: &Mutex<Vec<Seen>>,
-) -> std::io::Result<()> {
-    let mut stream = acceptor.accept(stream).await?;
-    let request = read_request(&mut stream).await?;
-    let reply = script(&request);
-    seen.lock().unwrap().push(request);
-    match reply {
-        Reply::Bytes(bytes) => stream.write_all(&bytes).await?,
-        Reply::Flood => {
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ntransfer-encoding: chunked\r\n\r\n")
-                .await?;
-            loop {
-                stream.write_all(b"400\r\n").await?;
-                stream.write_all(&[b'<'; 1024]).await?;
-                stream.write_all(b"\r\n").await?;
-            }
-        }
-        Reply::Never => std::future::pending().await,
-    }
-    stream.shutdown().await
-}
-
-async fn read_request<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Seen> {
-    let mut bytes = vec![];
-    let end = loop {
-        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
-            break end;
-        }
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-    };
-    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-    let mut lines = head.split("\r\n");
-    let path = lines.next().unwrap().split(' ').nth(1).unwrap().to_owned();
-    let headers: BTreeMap<String, String> = lines
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-        .collect();
-    let length: usize = headers
-        .get("content-length")
-        .map_or(0, |v| v.parse().unwrap());
-    while bytes.len() < end + 4 + length {
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    let body = String::from_utf8(bytes[end + 4..].to_vec()).unwrap();
-    Ok(Seen {
-        path,
-        headers,
-        body,
-    })
-}
-
-/// An HTTP answer in one piece.
-pub(crate) fn http(status: &str, content_type: &str, body: &str) -> Reply {
-    Reply::Bytes(
-        format!(
-            "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\
-             connection: close\r\n\r\n{body}",
-            body.len()
-        )
-        .into_bytes(),
-    )
-}
-
-/// An answer of GetCallerIdentity.
-pub(crate) fn identity_xml(arn: &str, user_id: &str, account: &str) -> String {
-    format!(
-        "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
-         <GetCallerIdentityResult><Arn>{arn}</Arn><UserId>{user_id}</UserId>\
-         <Account>{account}</Account></GetCallerIdentityResult>\
-         <ResponseMetadata><RequestId>request-1</RequestId></ResponseMetadata>\
-         </GetCallerIdentityResponse>"
-    )
-}
-
-/// An answer of AssumeRole, credentials included.
-pub(crate) fn assumed_xml(arn: &str) -> String {
-    format!(
-        "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
-         <AssumeRoleResult><AssumedRoleUser><AssumedRoleId>AROA:x</AssumedRoleId>\
-         <Arn>{arn}</Arn></AssumedRoleUser><Credentials><AccessKeyId>ASIACANARY</AccessKeyId>\
-         <SecretAccessKey>canary</SecretAccessKey><SessionToken>canary</SessionToken>\
-         <Expiration>2026-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult>\
-         <ResponseMetadata><RequestId>request-2</RequestId></ResponseMetadata>\
-         </AssumeRoleResponse>"
-    )
-}
-
-/// A refusal in STS's form.
-pub(crate) fn error(code: &str) -> Reply {
-    http(
-        "403 Forbidden",
-        "text/xml",
-        &format!(
-            "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error>\
-             <Type>Sender</Type><Code>{code}</Code><Message>because</Message></Error>\
-             <RequestId>r</RequestId></ErrorResponse>"
-        ),
-    )
-}
-
-/// Stands for SigV4: a hash over everything that the real one covers. What the signature covers
-/// is tested against AWS's own algorithm in the lab.
-pub(crate) fn sign(secret: &str, bind: &str, date: &str, body: &str) -> String {
-    let text = format!("{secret}\n{bind}\n{date}\n{body}");
-    hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))
-}
-
-/// An STS that knows alice's session, with MFA unless told otherwise.
-pub(crate) fn genuine(mfa: bool) -> impl Fn(&Seen) -> Reply + Send + Sync + 'static {
-    move |seen| {
-        let signed = sign(
-            "secret",
-            seen.header("postern-bind"),
-            seen.header("x-amz-date"),
-            &seen.body,
-        );
-        if !seen.header("authorization").ends_with(&signed) {
-            return error("SignatureDoesNotMatch");
-        }
-        match seen.form("Action") {
-            Some("GetCallerIdentity") => http(
-                "200 OK",
-                "text/xml",
-                &identity_xml(
-                    "arn:aws:iam::111122223333:user/alice",
-                    ALICE,
-                    "111122223333",
-                ),
-            ),
-            Some("AssumeRole") if mfa => {
-                let session = seen.form("RoleSessionName").unwrap();
-                let arn =
-                    format!("arn:aws:sts::111122223333:assumed-role/postern-attest/{session}");
-                http("200 OK", "text/xml", &assumed_xml(&arn))
-            }
-            _ => error("AccessDenied"),
-        }
-    }
 }
 
 /// A chain as PEM, for files.

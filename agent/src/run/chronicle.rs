@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use postern_proto::audit::event::{Event, Fact};
-use time::OffsetDateTime;
+use postern_proto::audit::event::Fact;
 use tokio::sync::watch;
 
+use crate::evidence::agent_event;
 use crate::identity::Record;
 use crate::policy::{Policies, PolicyStore};
 
@@ -76,7 +76,7 @@ impl Chronicle {
                     .collect(),
             }
         };
-        (self.record)(event(fact)).await
+        (self.record)(agent_event(fact)).await
     }
 
     async fn troubled(&mut self) -> Result<(), String> {
@@ -84,22 +84,10 @@ impl Chronicle {
         match reason {
             Some(reason) => {
                 let reason = reason.chars().take(TEXT / 4).collect();
-                (self.record)(event(Fact::PolicyBroken { reason })).await
+                (self.record)(agent_event(Fact::PolicyBroken { reason })).await
             }
             // Mended: the same policies as before make no change of their own.
             None => self.loaded().await,
         }
-    }
-}
-
-fn event(fact: Fact) -> Event {
-    let nanoseconds = OffsetDateTime::now_utc().unix_timestamp_nanos();
-    Event {
-        time_ms: i64::try_from(nanoseconds / 1_000_000).unwrap_or(i64::MAX),
-        session: None,
-        actor: None,
-        source: None,
-        target: None,
-        fact,
     }
 }

@@ -10,17 +10,16 @@ use postern_proto::names::HostName;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
-use crate::assemble::{
-    Dial, Dialled, Doors, Fresh, Login, NotReached, SshLogin, SshTarget, Trouble,
-};
 use crate::aws::AwsSettings;
 use crate::ca::ssh::{self as ssh_ca, UserRequest};
 use crate::config::Config;
-use crate::evidence::Evidence;
+use crate::doors::{Dial, Dialled, Doors, Fresh, Login, SshLogin, SshTarget, Trouble};
+use crate::evidence::{Evidence, agent_event};
 use crate::identity::Approvals;
 use crate::instance_connect::InstanceConnect;
 use crate::inventory::{Target, TargetLogin};
 use crate::keys::Keys;
+use crate::refusal::NotReached;
 use crate::ssh::{self, Credential, HostIdentity, HostKeys, Upstream, UpstreamError};
 use crate::target::{DialError, Dialer, Settings};
 
@@ -145,16 +144,14 @@ impl SshDoor {
         )
         .await;
         let event = |fact| Event {
-            time_ms: unix_ms(),
             session: Some(login.session),
             actor: Some(login.who.actor()),
-            source: None,
             target: Some(EventTarget {
                 id: login.target.id.clone(),
                 name: login.target.name.clone(),
                 address: address.clone(),
             }),
-            fact,
+            ..agent_event(fact)
         };
         let (upstream, host_key) = match connected {
             Ok(connected) => connected,
@@ -265,10 +262,6 @@ fn internal(error: &dyn std::fmt::Display) -> NotReached {
         message: "the agent could not make a credential for the target".to_owned(),
         hint: Some("the agent's log says why".to_owned()),
     }
-}
-
-fn unix_ms() -> i64 {
-    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

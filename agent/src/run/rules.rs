@@ -6,10 +6,10 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::assemble::{NotFound, NotVerified, Rules};
+use crate::identity::PeerTrust;
 use crate::inventory::{Inventory, LookupError};
 use crate::policy::{Denial, PolicyStore, Request};
-use crate::tls::PeerTrust;
+use crate::rules::{NotFound, NotVerified, Rules};
 
 pub(super) fn rules(
     trust: Arc<PeerTrust>,

@@ -46,7 +46,8 @@ pub(crate) struct SessionSummary {
 }
 
 impl Registry {
-    pub(super) fn insert(&self, session: Arc<Session>) {
+    /// A session that was granted.
+    pub(crate) fn insert(&self, session: Arc<Session>) {
         self.lock().insert(session.id(), session);
     }
 
@@ -71,8 +72,7 @@ impl Registry {
     pub(crate) async fn end_one(&self, session: &Session, ending: Ending) {
         session.end(ending);
         if session.state.alone_since().is_some() {
-            let ordered = session.ending.borrow().clone();
-            let end = ordered.map_or(End::Done, End::Ordered);
+            let end = session.ordered().map_or(End::Done, End::Ordered);
             self.close(session, &end).await;
         }
     }
@@ -93,7 +93,7 @@ impl Registry {
 
     /// Writes the closing event and forgets the session. `None` when that cannot be written, or
     /// somebody else does it.
-    pub(super) async fn close(&self, session: &Session, end: &End) -> Option<Witness> {
+    pub(crate) async fn close(&self, session: &Session, end: &End) -> Option<Witness> {
         let recordings = session.state.close()?;
         let (up, down) = session.bytes();
         let duration = OffsetDateTime::now_utc() - session.started;
@@ -137,8 +137,7 @@ impl Registry {
     /// Writes the closing events of sessions that nobody serves any more.
     pub(crate) async fn close_all(&self) {
         for session in self.all() {
-            let ordered = session.ending.borrow().clone();
-            let end = ordered.map_or(End::Done, End::Ordered);
+            let end = session.ordered().map_or(End::Done, End::Ordered);
             self.close(&session, &end).await;
         }
     }

@@ -27,7 +27,7 @@ struct Waiting {
 
 impl StepUps {
     /// A denial names `session`.
-    pub(super) fn wait(&self, session: SessionId, key: [u8; 32], open: [u8; 32], now: Instant) {
+    pub(crate) fn wait(&self, session: SessionId, key: [u8; 32], open: [u8; 32], now: Instant) {
         let mut waiting = self.0.lock().unwrap_or_else(|e| e.into_inner());
         waiting.retain(|entry| now.saturating_duration_since(entry.since) < WAITS);
         let mut of_key = waiting.iter().filter(|entry| entry.key == key).count();
@@ -51,7 +51,7 @@ impl StepUps {
     }
 
     /// Whether `session` was named for this key and `Open`. Once.
-    pub(super) fn take(
+    pub(crate) fn take(
         &self,
         session: SessionId,
         key: &[u8; 32],

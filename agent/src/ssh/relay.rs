@@ -13,25 +13,24 @@
 
 mod channels;
 mod end;
+mod lane;
 mod opening;
 mod requests;
 mod switch;
+mod task;
+mod traffic;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::FuturesUnordered;
 use postern_proto::audit::event::Fact;
-use postern_proto::gateway::message::CloseReason;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::SshEnd;
 use super::link::Link;
@@ -41,7 +40,7 @@ use crate::evidence::{Entry, EvidenceError, Recording};
 use crate::session::{ChannelRefused, Ending, Session};
 
 use channels::{Channels, Key, Way};
-use end::End;
+use lane::{Lane, Side};
 
 /// Bytes that wait for one end before we stop reading the other.
 const SOFT_BACKLOG: usize = 128 * 1024;
@@ -50,22 +49,8 @@ const SOFT_BACKLOG: usize = 128 * 1024;
 /// stand still for ever. More than the windows that SSH peers usually grant (2 MiB).
 const HARD_BACKLOG: usize = 8 * 1024 * 1024;
 
-/// Bytes that are read ahead of what is being handled.
-const READ_AHEAD: usize = 64 * 1024;
-
-/// The first read of a quiet connection, and of a busy one.
-const READ_QUIET: usize = 4 * 1024;
-const READ_BUSY: usize = 64 * 1024;
-
 /// Bytes of one batch, about.
 const BATCH: usize = 128 * 1024;
-
-/// Nothing to do for so long: buffers are given back.
-const QUIET: Duration = Duration::from_secs(2);
-
-/// For a target to finish an exchange of keys. A user's end may be away longer (its pipe is kept
-/// then), and costs no more than an idle session.
-const EXCHANGE: Duration = Duration::from_secs(120);
 
 /// Relays until the session is over.
 pub(super) async fn run<S>(user: Link<S>, target: Link<TcpStream>, session: Arc<Session>) -> SshEnd
@@ -88,70 +73,6 @@ pub(super) async fn ordered(ending: &mut watch::Receiver<Option<Ending>>) -> End
         // Nobody is left to give one.
         None => std::future::pending().await,
     }
-}
-
-/// One end of the relay.
-struct Side {
-    transport: Transport,
-    /// Something was written and not flushed.
-    unflushed: bool,
-    /// Bytes to ask for next.
-    read: usize,
-    /// Nothing can be written to it any more.
-    deaf: bool,
-}
-
-impl Side {
-    fn new(transport: Transport) -> Self {
-        Self {
-            transport,
-            unflushed: false,
-            read: READ_QUIET,
-            deaf: false,
-        }
-    }
-
-    fn may_read(&self) -> bool {
-        let received = self.transport.received();
-        received < READ_AHEAD || received < self.transport.wanted()
-    }
-}
-
-/// One way through the relay.
-#[derive(Default)]
-struct Lane {
-    /// What this way waits for; nothing is parsed meanwhile.
-    flight: Option<BoxFuture<'static, Flight>>,
-    /// How many flights began, and how many are over.
-    launched: u64,
-    landed: u64,
-    /// Messages that pass when the flight is over.
-    recorded: Vec<Bytes>,
-    /// What is being put together.
-    batch: Batch,
-    /// A message that must wait for the batch before it.
-    parked: Option<Bytes>,
-    /// No more will come from this end.
-    ended: bool,
-    /// Why, when the network says.
-    failure: Option<String>,
-    /// The session ends for this, once what came before it has passed.
-    fault: Option<End>,
-}
-
-#[derive(Default)]
-struct Batch {
-    entries: Vec<(Recording, Entry)>,
-    messages: Vec<Bytes>,
-    bytes: usize,
-}
-
-/// What one way waited for.
-enum Flight {
-    /// The recordings have the batch.
-    Recorded(Result<(), EvidenceError>),
-    /// A decision about what the message asks for.
-    Decided(Asked, Result<Option<Recording>, ChannelRefused>),
 }
 
 /// A request of the user that waits for a decision; nothing after it passes before.
@@ -226,21 +147,6 @@ struct Relay {
     bytes_down: u64,
 }
 
-/// What the task woke up for.
-enum Event {
-    Read(Way, io::Result<usize>),
-    Wrote(Way, io::Result<()>),
-    Landed(Way, Flight),
-    Decided(Decided),
-    /// Evidence was written that nothing waits for.
-    Stored(Result<(), EvidenceError>),
-    Ordered(Ending),
-    /// Something that people at a terminal should know.
-    Noticed(Option<Arc<str>>),
-    Quiet,
-    Late,
-}
-
 impl Relay {
     fn new(user: Transport, target: Transport, session: Arc<Session>) -> Self {
         Self {
@@ -270,213 +176,6 @@ impl Relay {
             bytes_down: 0,
         }
     }
-
-    async fn run<S, T>(mut self, user: S, target: T) -> SshEnd
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        T: AsyncRead + AsyncWrite + Unpin,
-    {
-        let (mut user_read, mut user_write) = tokio::io::split(user);
-        let (mut target_read, mut target_write) = tokio::io::split(target);
-        let mut ending = self.session.ending();
-        let mut notice = self.session.notice();
-        let mut quiet = pin!(tokio::time::sleep(QUIET));
-        let mut quiet_armed = true;
-        let mut active = Instant::now();
-        let end = loop {
-            if let Err(end) = self.advance() {
-                break end;
-            }
-            let late = self.exchange_deadline();
-            let event = {
-                let Self {
-                    user,
-                    target,
-                    up,
-                    down,
-                    decisions,
-                    closing,
-                    logging,
-                    ..
-                } = &mut self;
-                let may_read_user = !up.ended && user.may_read();
-                let may_read_target = !down.ended && target.may_read();
-                let (user_size, target_size) = (user.read, target.read);
-                let (user_in, user_out) = user.transport.buffers();
-                let (target_in, target_out) = target.transport.buffers();
-                let may_write_user = !user_out.is_empty() || user.unflushed;
-                if target.deaf {
-                    target_out.clear();
-                }
-                let may_write_target = !target.deaf && (!target_out.is_empty() || target.unflushed);
-                tokio::select! {
-                    order = ordered(&mut ending) => Event::Ordered(order),
-                    Ok(()) = notice.changed() => Event::Noticed(notice.borrow_and_update().clone()),
-                    flight = land(&mut up.flight) => Event::Landed(Way::Up, flight),
-                    flight = land(&mut down.flight) => Event::Landed(Way::Down, flight),
-                    Some(decided) = decisions.next() => Event::Decided(decided),
-                    Some(closed) = closing.next() => Event::Stored(closed),
-                    Some(logged) = logging.next() => Event::Stored(logged),
-                    done = write(&mut user_write, user_out, &mut user.unflushed),
-                        if may_write_user => Event::Wrote(Way::Down, done),
-                    done = write(&mut target_write, target_out, &mut target.unflushed),
-                        if may_write_target => Event::Wrote(Way::Up, done),
-                    done = read(&mut user_read, user_in, user_size),
-                        if may_read_user => Event::Read(Way::Up, done),
-                    done = read(&mut target_read, target_in, target_size),
-                        if may_read_target => Event::Read(Way::Down, done),
-                    () = quiet.as_mut(), if quiet_armed => Event::Quiet,
-                    () = until(late) => Event::Late,
-                }
-            };
-            if let Event::Quiet = event {
-                // The timer is moved when it fires, not at every event.
-                match active + QUIET {
-                    due if due > Instant::now() => quiet.as_mut().reset(due),
-                    _ => {
-                        quiet_armed = false;
-                        self.give_back();
-                    }
-                }
-                continue;
-            }
-            active = Instant::now();
-            if !quiet_armed {
-                quiet_armed = true;
-                quiet.as_mut().reset(active + QUIET);
-            }
-            if let Err(end) = self.on_event(event) {
-                break end;
-            }
-        };
-        let end = self
-            .say_farewell(end, &mut user_read, &mut user_write, &mut target_write)
-            .await;
-        self.complete(end).await
-    }
-
-    fn on_event(&mut self, event: Event) -> Result<(), End> {
-        match event {
-            Event::Read(way, done) => {
-                self.on_read(way, done);
-                Ok(())
-            }
-            Event::Wrote(_, Ok(())) => Ok(()),
-            Event::Wrote(Way::Up, Err(error)) => {
-                // What it said before, such as an exit status, is still read; that ends soon.
-                self.down.failure = Some(error.to_string());
-                self.target.deaf = true;
-                Ok(())
-            }
-            Event::Wrote(Way::Down, Err(error)) => {
-                self.up.failure = Some(error.to_string());
-                Err(self.gone(Way::Up))
-            }
-            Event::Landed(way, flight) => self.on_landed(way, flight),
-            Event::Decided(decided) => self.on_decided(decided),
-            Event::Stored(stored) => Ok(stored?),
-            Event::Ordered(order) => Err(End::new(order.reason, order.message)),
-            Event::Noticed(words) => {
-                self.notify(words.as_deref().unwrap_or_default());
-                Ok(())
-            }
-            Event::Late => Err(End::new(
-                CloseReason::Target,
-                format!("{} did not finish an exchange of keys", self.target_name),
-            )),
-            Event::Quiet => Ok(()),
-        }
-    }
-
-    fn on_read(&mut self, way: Way, done: io::Result<usize>) {
-        let side = match way {
-            Way::Up => &mut self.user,
-            Way::Down => &mut self.target,
-        };
-        match done {
-            Ok(length) if length > 0 => {
-                if length >= side.read {
-                    side.read = READ_BUSY;
-                }
-            }
-            // What arrived before is still handled.
-            ended => {
-                let lane = self.lane(way);
-                lane.ended = true;
-                if let Err(error) = ended {
-                    lane.failure = Some(error.to_string());
-                }
-            }
-        }
-    }
-
-    fn exchange_deadline(&mut self) -> Option<Instant> {
-        if !self.target.transport.exchanging() {
-            self.exchange = None;
-        } else if self.exchange.is_none() {
-            self.exchange = Some(Instant::now() + EXCHANGE);
-        }
-        self.exchange
-    }
-
-    fn give_back(&mut self) {
-        for side in [&mut self.user, &mut self.target] {
-            side.transport.shrink();
-            side.read = READ_QUIET;
-        }
-        for lane in [&mut self.up, &mut self.down] {
-            if lane.flight.is_none() {
-                lane.recorded = Vec::new();
-                lane.batch = Batch::default();
-            }
-        }
-    }
-}
-
-/// The flight, when there is one; it is over then.
-async fn land(flight: &mut Option<BoxFuture<'static, Flight>>) -> Flight {
-    match flight {
-        Some(future) => {
-            let landed = future.as_mut().await;
-            *flight = None;
-            landed
-        }
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn read<R: AsyncRead + Unpin>(
-    stream: &mut R,
-    input: &mut BytesMut,
-    size: usize,
-) -> io::Result<usize> {
-    input.reserve(size);
-    stream.read_buf(input).await
-}
-
-/// Writes some of `output`; flushes the stream once all of it is written.
-async fn write<W: AsyncWrite + Unpin>(
-    stream: &mut W,
-    output: &mut BytesMut,
-    unflushed: &mut bool,
-) -> io::Result<()> {
-    if output.is_empty() {
-        stream.flush().await?;
-        *unflushed = false;
-    } else {
-        if stream.write_buf(output).await? == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        *unflushed = true;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -67,6 +67,7 @@ fn without_anything_there_are_defaults() {
     assert_eq!(settings.profile, "default");
     assert_eq!(settings.keyring, KeyringChoice::Auto);
     assert_eq!(settings.state, home.0.path().join(".local/state/postern"));
+    assert_eq!(settings.evidence, settings.state.join("evidence"));
     assert!(settings.agents.is_empty());
     let empty = Environment::default();
     let error = Settings::load(&GlobalArgs::default(), &empty).unwrap_err();
@@ -147,4 +148,33 @@ fn every_variable_is_in_the_table_once() {
     names.dedup();
     assert_eq!(names.len(), variable::ALL.len());
     assert!(names.iter().all(|name| name.starts_with("POSTERN_")));
+}
+
+#[test]
+fn evidence_of_the_client_has_a_place_and_auditors() {
+    let auditor = age::x25519::Identity::generate().to_public();
+    let home = Home::new(&format!(
+        "evidence = \"proof\"\nauditors = [\"{auditor}\"]\n"
+    ));
+    let settings = home.load(&[], &GlobalArgs::default()).unwrap();
+    assert_eq!(
+        settings.evidence,
+        home.0.path().join(".config/postern/proof")
+    );
+    assert_eq!(settings.auditors, [auditor.to_string()]);
+    let elsewhere = [("POSTERN_EVIDENCE", "/elsewhere")];
+    let settings = home.load(&elsewhere, &GlobalArgs::default()).unwrap();
+    assert_eq!(settings.evidence, Path::new("/elsewhere"));
+    let two = format!("{auditor}, {auditor}");
+    let named = [("POSTERN_AUDITORS", two.as_str())];
+    let settings = home.load(&named, &GlobalArgs::default()).unwrap();
+    assert_eq!(settings.auditors.len(), 2);
+    let home = Home::new("auditors = [\"ssh-ed25519 AAAA\"]\n");
+    let error = home.load(&[], &GlobalArgs::default()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("`ssh-ed25519 AAAA` is no age recipient"),
+        "{error}"
+    );
 }

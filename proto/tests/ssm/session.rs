@@ -1,5 +1,9 @@
 //! Single stories of two channels, message by message.
 
+mod handshake;
+mod keys;
+mod lost;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -86,15 +90,56 @@ impl Pair {
         }
     }
 
-    fn open(&mut self, session: Session) {
+    /// The agent asks for a session in the clear.
+    fn begin(&mut self, session: Session) {
         let plan = Plan {
             session,
             encryption: None,
         };
         self.agent.begin(self.now, plan).unwrap();
+    }
+
+    /// The same, and what it sends arrives; answers with what the client sends.
+    fn asked(&mut self, session: Session) -> Vec<Bytes> {
+        self.begin(session);
+        for frame in frames(&mut self.agent, self.now) {
+            self.client.handle_message(self.now, &frame).unwrap();
+        }
+        frames(&mut self.client, self.now)
+    }
+
+    /// The agent asks for an encrypted session; answers with what the client is told.
+    fn begin_encrypted(&mut self, session: Session, challenge: Option<&str>) -> Vec<Event> {
+        let plan = Plan {
+            session,
+            encryption: Some(Encryption {
+                key_id: "alias/key".into(),
+                challenge: challenge.map(Into::into),
+            }),
+        };
+        self.agent.begin(self.now, plan).unwrap();
+        self.settle().0
+    }
+
+    fn open(&mut self, session: Session) {
+        self.begin(session);
         self.settle();
         assert!(self.client.is_open() && self.agent.is_open());
     }
+}
+
+/// How the channel ended: the only thing that its owner is told.
+fn ended(channel: &mut DataChannel) -> Closed {
+    match &events(channel)[..] {
+        [Event::Closed(closed)] => closed.clone(),
+        other => panic!("not closed: {other:?}"),
+    }
+}
+
+/// A numbered message, as the other side would send it.
+fn numbered(kind: MessageKind, number: u64, payload: PayloadKind, body: &'static [u8]) -> Bytes {
+    let body = Bytes::from_static(body);
+    Message::numbered(kind, number, MessageId([0; 16]), 1, payload, body).encode()
 }
 
 fn closed_message(output: &str) -> Bytes {
@@ -147,23 +192,6 @@ fn a_lone_line_feed_stays_a_line_feed() {
 }
 
 #[test]
-fn nothing_is_written_before_the_session_is_open() {
-    let mut pair = pair();
-    let now = pair.now;
-    assert_eq!(pair.client.room(), 0);
-    assert_eq!(pair.client.write(now, b"x"), Err(CommandError::NotOpen));
-    assert_eq!(
-        pair.client.flag(now, Flag::TerminateSession),
-        Err(CommandError::NotOpen)
-    );
-    let size = TerminalSize { cols: 1, rows: 1 };
-    assert_eq!(pair.client.resize(size), Err(CommandError::NotOpen));
-    assert_eq!(pair.client.exit(now, 0), Err(CommandError::WrongRole));
-    assert_eq!(pair.client.begin_unnamed(), Err(CommandError::WrongRole));
-    assert_eq!(pair.agent.resize(size), Err(CommandError::WrongRole));
-}
-
-#[test]
 fn data_is_acknowledged_when_it_is_taken() {
     let mut pair = pair();
     pair.open(Session::StandardStream);
@@ -185,28 +213,6 @@ fn data_is_acknowledged_when_it_is_taken() {
 }
 
 #[test]
-fn a_repeated_message_is_acknowledged_again() {
-    let mut pair = pair();
-    pair.open(Session::StandardStream);
-    let now = pair.now;
-    pair.agent.write(now, b"data").unwrap();
-    let sent = frames(&mut pair.agent, now);
-    pair.client.handle_message(now, &sent[0]).unwrap();
-    events(&mut pair.client);
-    assert_eq!(
-        frames(&mut pair.client, now).len(),
-        1,
-        "and this one is lost"
-    );
-    let later = now + Duration::from_secs(1);
-    let again = frames(&mut pair.agent, later);
-    assert_eq!(again, sent, "the same bytes");
-    pair.client.handle_message(later, &again[0]).unwrap();
-    assert_eq!(frames(&mut pair.client, later).len(), 1);
-    assert_eq!(events(&mut pair.client), []);
-}
-
-#[test]
 fn a_message_behind_a_gap_is_acknowledged_at_once() {
     let mut pair = pair();
     pair.open(Session::StandardStream);
@@ -225,423 +231,6 @@ fn a_message_behind_a_gap_is_acknowledged_at_once() {
     pair.client.handle_message(now, &sent[0]).unwrap();
     assert_eq!(events(&mut pair.client).len(), 2);
     assert_eq!(frames(&mut pair.client, now).len(), 1, "each once");
-}
-
-#[test]
-fn the_first_data_comes_again_soon() {
-    let mut pair = pair();
-    pair.open(Session::NonInteractiveCommands);
-    let now = pair.now;
-    pair.client.write(now, b"first").unwrap();
-    let lost = frames(&mut pair.client, now);
-    assert_eq!(lost.len(), 1);
-    assert_eq!(
-        pair.client.poll_timeout(),
-        Some(now + Duration::from_millis(20))
-    );
-    assert_eq!(
-        frames(&mut pair.client, now + Duration::from_millis(20)),
-        lost
-    );
-}
-
-#[test]
-fn an_agent_takes_no_data_before_the_handshake_is_over() {
-    let mut pair = pair();
-    let now = pair.now;
-    let early = Message::numbered(
-        MessageKind::InputStreamData,
-        0,
-        MessageId([0; 16]),
-        1,
-        PayloadKind::Output,
-        Bytes::from_static(b"early"),
-    );
-    assert_eq!(
-        pair.agent.handle_message(now, &early.encode()),
-        Err(ChannelError::NoRoom(0))
-    );
-    pair.open(Session::NonInteractiveCommands);
-}
-
-#[test]
-fn the_response_is_padded_and_goes_bare_when_that_does_not_get_through() {
-    let bare_length = |frames: &[Bytes]| messages(frames)[0].payload.trim_ascii_end().len();
-    for through in [true, false] {
-        let mut pair = pair();
-        let now = pair.now;
-        let plan = Plan {
-            session: Session::NonInteractiveCommands,
-            encryption: None,
-        };
-        pair.agent.begin(now, plan).unwrap();
-        for frame in frames(&mut pair.agent, now) {
-            pair.client.handle_message(now, &frame).unwrap();
-        }
-        let answer = frames(&mut pair.client, now);
-        let response = vec![answer[1].clone()];
-        assert_eq!(messages(&response)[0].payload.len(), 16 * 1024);
-        if through {
-            pair.agent.handle_message(now, &response[0]).unwrap();
-            pair.settle();
-            assert_eq!(pair.client.payload(), 16 * 1024);
-            continue;
-        }
-        let mut last = Vec::new();
-        while last.is_empty() || messages(&last)[0].payload.len() == 16 * 1024 {
-            pair.now = pair.client.poll_timeout().unwrap();
-            last = frames(&mut pair.client, pair.now);
-            assert!(pair.now < now + Duration::from_secs(2));
-        }
-        assert_eq!(messages(&last)[0].payload.len(), bare_length(&response));
-        pair.agent.handle_message(pair.now, &last[0]).unwrap();
-        pair.settle();
-        assert!(pair.client.is_open());
-        assert_eq!(pair.client.payload(), 1024, "nothing longer until the end");
-    }
-}
-
-#[test]
-fn a_path_that_closes_on_the_padded_response_gets_it_bare() {
-    let mut pair = pair();
-    let now = pair.now;
-    let plan = Plan {
-        session: Session::NonInteractiveCommands,
-        encryption: None,
-    };
-    pair.agent.begin(now, plan).unwrap();
-    for frame in frames(&mut pair.agent, now) {
-        pair.client.handle_message(now, &frame).unwrap();
-    }
-    assert!(frames(&mut pair.client, now)[1].len() > 16 * 1024);
-    pair.client.handle_disconnected();
-    pair.client.handle_connected(now, UNIX, token());
-    assert!(frames(&mut pair.client, now)[0].len() < 1024);
-}
-
-#[test]
-fn a_lost_connection_with_data_in_flight_makes_messages_shorter_for_a_while() {
-    let mut pair = pair();
-    pair.open(Session::NonInteractiveCommands);
-    let now = pair.now;
-    assert_eq!(pair.client.payload(), 16 * 1024);
-    pair.client.write(now, &[0; 100_000]).unwrap();
-    frames(&mut pair.client, now);
-    pair.client.handle_disconnected();
-    assert_eq!(pair.client.payload(), 8 * 1024);
-    assert_eq!(pair.client.poll_transmit(now), None);
-    assert_eq!(pair.client.poll_timeout(), None);
-    pair.client.handle_connected(now, UNIX, token());
-    pair.settle();
-    for _ in 0..20 {
-        let room = pair.client.room().min(60_000);
-        pair.client.write(now, &vec![0; room]).unwrap();
-        pair.settle();
-    }
-    assert_eq!(pair.client.payload(), 16 * 1024);
-}
-
-#[test]
-fn a_resumed_session_has_a_new_token_and_the_same_client_id_and_goes_on() {
-    let mut pair = pair();
-    pair.open(Session::NonInteractiveCommands);
-    let now = pair.now;
-    pair.client.handle_disconnected();
-    assert_eq!(pair.client.write(now, b"typed while away"), Ok(16));
-    let fresh = SecretText::new("fresh".into());
-    pair.client.handle_connected(now, UNIX, fresh);
-    let Some(Transmit::Text(text)) = pair.client.poll_transmit(now) else {
-        panic!("no opening text")
-    };
-    for part in [
-        r#""TokenValue":"fresh""#,
-        r#""ClientId":"id""#,
-        CLIENT_VERSION,
-    ] {
-        assert!(text.expose().contains(part), "{}", text.expose());
-    }
-    let (_, seen) = pair.settle();
-    assert_eq!(seen, [Event::Data(Bytes::from_static(b"typed while away"))]);
-}
-
-#[test]
-fn after_a_reconnect_all_that_is_unacknowledged_goes_out_at_once() {
-    let mut pair = pair();
-    pair.open(Session::NonInteractiveCommands);
-    let now = pair.now;
-    pair.client.write(now, &[0; 100_000]).unwrap();
-    let lost = frames(&mut pair.client, now);
-    assert_eq!(lost.len(), 7);
-    pair.client.handle_disconnected();
-    pair.client.handle_connected(now, UNIX, token());
-    assert_eq!(frames(&mut pair.client, now), lost);
-}
-
-#[test]
-fn while_the_other_side_is_away_one_message_asks_for_it() {
-    let mut pair = pair();
-    pair.open(Session::NonInteractiveCommands);
-    let now = pair.now;
-    let say = |kind| Message::unnumbered(kind, MessageId([0; 16]), 1, publication("s")).encode();
-    pair.client
-        .handle_message(now, &say(MessageKind::PausePublication))
-        .unwrap();
-    assert!(pair.client.is_peer_away());
-    for piece in [b"a", b"b", b"c"] {
-        pair.client.write(now, piece).unwrap();
-    }
-    assert_eq!(frames(&mut pair.client, now).len(), 1);
-    pair.client
-        .handle_message(now, &say(MessageKind::StartPublication))
-        .unwrap();
-    assert_eq!(frames(&mut pair.client, now).len(), 2);
-    assert!(!pair.client.is_peer_away());
-}
-
-#[test]
-fn an_encrypted_session_proves_its_key_and_hides_its_data() {
-    let mut pair = pair();
-    let now = pair.now;
-    let plan = Plan {
-        session: Session::StandardStream,
-        encryption: Some(Encryption {
-            key_id: "alias/key".into(),
-            challenge: Some("AAAA".into()),
-        }),
-    };
-    pair.agent.begin(now, plan).unwrap();
-    let (asked, _) = pair.settle();
-    let [Event::KeyNeeded(asked)] = &asked[..] else {
-        panic!("{asked:?}")
-    };
-    assert_eq!(
-        (asked.key_id.as_str(), asked.challenge.as_deref()),
-        ("alias/key", Some("AAAA"))
-    );
-    let key = SessionKey::new(&[5; 64]).unwrap();
-    pair.client.provide_key(now, &key, b"sealed key");
-    let (_, offered) = pair.settle();
-    let [Event::KeyOffered(offer)] = &offered[..] else {
-        panic!("{offered:?}")
-    };
-    assert_eq!(offer.ciphertext, b"sealed key");
-    assert_eq!(offer.challenge.as_deref(), Some("AAAA"));
-    pair.agent.provide_key(now, &key, b"");
-    let (of_client, of_agent) = pair.settle();
-    for seen in [of_client, of_agent] {
-        let [Event::Opened(opened)] = &seen[..] else {
-            panic!("{seen:?}")
-        };
-        assert!(opened.is_encrypted);
-        assert_eq!(opened.notice, "This session is encrypted using AWS KMS.");
-    }
-    pair.client.write(now, b"secret").unwrap();
-    let sent = frames(&mut pair.client, now);
-    assert!(!sent[0].windows(6).any(|window| window == b"secret"));
-    // Plain data in an encrypted session is the end of it.
-    let plain = Message {
-        payload: Bytes::from_static(b"secret"),
-        ..messages(&sent)[0].clone()
-    };
-    pair.agent.handle_message(now, &plain.encode()).unwrap();
-    let [Event::Closed(closed)] = &events(&mut pair.agent)[..] else {
-        panic!("not closed")
-    };
-    assert_eq!(closed.reason, CloseReason::Encryption);
-}
-
-#[test]
-fn another_key_fails_the_challenge_and_a_refused_one_the_handshake() {
-    let plan = || Plan {
-        session: Session::StandardStream,
-        encryption: Some(Encryption {
-            key_id: "alias/key".into(),
-            challenge: None,
-        }),
-    };
-    let mut pair = pair();
-    let now = pair.now;
-    pair.agent.begin(now, plan()).unwrap();
-    pair.settle();
-    pair.client
-        .provide_key(now, &SessionKey::new(&[5; 64]).unwrap(), b"sealed");
-    pair.settle();
-    pair.agent
-        .provide_key(now, &SessionKey::new(&[6; 64]).unwrap(), b"");
-    let (seen, _) = pair.settle();
-    assert!(
-        matches!(
-            &seen[..],
-            [Event::Closed(Closed {
-                reason: CloseReason::Encryption,
-                ..
-            })]
-        ),
-        "{seen:?}"
-    );
-
-    let mut pair = self::pair();
-    pair.agent.begin(now, plan()).unwrap();
-    pair.settle();
-    pair.client.refuse_key(now, "AccessDenied");
-    let (_, seen) = pair.settle();
-    let [Event::Closed(Closed { reason, .. })] = &seen[..] else {
-        panic!("{seen:?}")
-    };
-    assert_eq!(
-        reason.to_string(),
-        "the client did not do KMSEncryption (status 2): AccessDenied"
-    );
-}
-
-#[test]
-fn a_port_session_asks_for_a_key_and_does_not_use_it() {
-    let mut pair = pair();
-    let now = pair.now;
-    let plan = Plan {
-        session: Session::Port(Default::default()),
-        encryption: Some(Encryption {
-            key_id: "alias/key".into(),
-            challenge: None,
-        }),
-    };
-    let key = SessionKey::new(&[5; 64]).unwrap();
-    pair.agent.begin(now, plan).unwrap();
-    pair.settle();
-    pair.client.provide_key(now, &key, b"sealed");
-    pair.settle();
-    pair.agent.provide_key(now, &key, b"");
-    let (seen, _) = pair.settle();
-    let [Event::Opened(opened)] = &seen[..] else {
-        panic!("{seen:?}")
-    };
-    assert_eq!(
-        (opened.port, opened.is_encrypted),
-        (Some(PortMode::Stream), false)
-    );
-    pair.client.write(now, b"plain").unwrap();
-    assert!(frames(&mut pair.client, now)[0].ends_with(b"plain"));
-}
-
-#[test]
-fn data_instead_of_the_rest_of_a_handshake_is_refused() {
-    let mut pair = pair();
-    let now = pair.now;
-    let plan = Plan {
-        session: Session::StandardStream,
-        encryption: Some(Encryption {
-            key_id: "alias/key".into(),
-            challenge: None,
-        }),
-    };
-    pair.agent.begin(now, plan).unwrap();
-    pair.settle();
-    let data = Message::numbered(
-        MessageKind::OutputStreamData,
-        1,
-        MessageId([0; 16]),
-        1,
-        PayloadKind::Output,
-        Bytes::from_static(b"$ "),
-    );
-    pair.client.handle_message(now, &data.encode()).unwrap();
-    assert!(
-        pair.client.is_closed(),
-        "an unencrypted shell in place of an encrypted one"
-    );
-}
-
-#[test]
-fn an_encrypted_session_without_a_challenge_is_refused() {
-    let mut pair = pair();
-    let now = pair.now;
-    let plan = Plan {
-        session: Session::StandardStream,
-        encryption: Some(Encryption {
-            key_id: "alias/key".into(),
-            challenge: None,
-        }),
-    };
-    pair.agent.begin(now, plan).unwrap();
-    pair.settle();
-    let key = SessionKey::new(&[5; 64]).unwrap();
-    pair.client.provide_key(now, &key, b"sealed");
-    let complete = Message::numbered(
-        MessageKind::OutputStreamData,
-        1,
-        MessageId([0; 16]),
-        1,
-        PayloadKind::HandshakeComplete,
-        Bytes::from_static(br#"{"HandshakeTimeToComplete":1,"CustomerMessage":""}"#),
-    );
-    pair.client.handle_message(now, &complete.encode()).unwrap();
-    let [Event::Closed(closed)] = &events(&mut pair.client)[..] else {
-        panic!("not closed")
-    };
-    assert!(matches!(closed.reason, CloseReason::Violation(_)));
-}
-
-#[test]
-fn a_handshake_that_does_not_come_ends_in_time() {
-    let mut pair = pair();
-    let due = pair.client.poll_timeout().unwrap();
-    assert_eq!(due, pair.now + Duration::from_secs(30));
-    pair.client.handle_timeout(due - Duration::from_millis(1));
-    assert!(!pair.client.is_closed());
-    pair.client.handle_timeout(due);
-    let [Event::Closed(closed)] = &events(&mut pair.client)[..] else {
-        panic!("not closed")
-    };
-    assert_eq!(closed.reason, CloseReason::HandshakeTimeout);
-}
-
-#[test]
-fn a_target_that_vanishes_ends_the_session_and_time_without_connection_does_not_count() {
-    let mut pair = pair();
-    pair.open(Session::NonInteractiveCommands);
-    pair.client.write(pair.now, b"hello?").unwrap();
-    let mut now = pair.now;
-    while now < pair.now + Duration::from_secs(299) {
-        frames(&mut pair.client, now);
-        now = pair.client.poll_timeout().unwrap();
-        pair.client.handle_timeout(now);
-    }
-    assert!(!pair.client.is_closed());
-    pair.client.handle_disconnected();
-    now += Duration::from_secs(3600);
-    pair.client.handle_timeout(now);
-    pair.client.handle_connected(now, UNIX, token());
-    assert!(!pair.client.is_closed());
-    let back = now;
-    while !pair.client.is_closed() {
-        frames(&mut pair.client, now);
-        now = pair.client.poll_timeout().unwrap();
-        pair.client.handle_timeout(now);
-    }
-    assert_eq!(now, back + Duration::from_secs(300));
-    let [Event::Closed(closed)] = &events(&mut pair.client)[..] else {
-        panic!("not closed")
-    };
-    assert_eq!(closed.reason, CloseReason::Silent);
-}
-
-#[test]
-fn an_end_with_messages_missing_says_so() {
-    let mut pair = pair();
-    pair.open(Session::NonInteractiveCommands);
-    let now = pair.now;
-    pair.agent.write(now, b"lost").unwrap();
-    pair.agent.write(now, b"kept").unwrap();
-    let sent = frames(&mut pair.agent, now);
-    pair.client.handle_message(now, &sent[1]).unwrap();
-    pair.client
-        .handle_message(now, &closed_message("bye\n"))
-        .unwrap();
-    let [Event::Closed(closed)] = &events(&mut pair.client)[..] else {
-        panic!("not closed")
-    };
-    assert!(closed.is_incomplete);
-    assert_eq!(closed.reason.to_string(), "the session ended: bye");
 }
 
 #[test]
@@ -734,4 +323,53 @@ fn an_agent_tells_the_service_its_state() {
         told[0].payload,
         r#"{"SchemaVersion":1,"SessionState":"Connected","SessionId":"s-1"}"#
     );
+}
+
+#[test]
+fn a_command_that_says_nothing_opens_in_time() {
+    let Pair { mut client, .. } = pair();
+    let late = Instant::now() + Duration::from_secs(31);
+    client.handle_timeout(late);
+    assert!(matches!(
+        client.poll_event(),
+        Some(Event::Closed(Closed {
+            reason: CloseReason::HandshakeTimeout,
+            ..
+        }))
+    ));
+    let mut pair = pair_with(|config| config.unnamed_after = Some(Duration::from_secs(5)));
+    let due = pair.now + Duration::from_secs(5);
+    assert_eq!(pair.client.poll_timeout(), Some(due));
+    pair.client.handle_timeout(due - Duration::from_millis(1));
+    assert_eq!(pair.client.poll_event(), None);
+    pair.client.handle_timeout(due);
+    assert!(matches!(pair.client.poll_event(), Some(Event::Opened(_))));
+    assert_eq!(pair.client.write(due, b"typed"), Ok(5));
+    // It was such a command: its first output is data, and nothing special.
+    pair.agent.begin_unnamed().unwrap();
+    while pair.agent.poll_event().is_some() {}
+    pair.agent.write(due, b"said").unwrap();
+    for frame in frames(&mut pair.agent, due) {
+        pair.client.handle_message(due, &frame).unwrap();
+    }
+    assert_eq!(
+        pair.client.poll_event(),
+        Some(Event::Data(Bytes::from_static(b"said")))
+    );
+}
+
+#[test]
+fn a_handshake_that_began_is_waited_for() {
+    let mut pair = pair_with(|config| config.unnamed_after = Some(Duration::from_secs(5)));
+    let plan = Plan {
+        session: Session::InteractiveCommands,
+        encryption: None,
+    };
+    pair.agent.begin(pair.now, plan).unwrap();
+    for frame in frames(&mut pair.agent, pair.now) {
+        pair.client.handle_message(pair.now, &frame).unwrap();
+    }
+    pair.client
+        .handle_timeout(pair.now + Duration::from_secs(6));
+    assert_eq!(pair.client.poll_event(), None);
 }

@@ -6,8 +6,9 @@ use postern_proto::gateway::message::CloseReason;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
-use super::channels::{Content, Way};
-use super::{Flight, Relay, Retiring, land};
+use super::channels::{Channel, Content, Program, Way};
+use super::lane::{Flight, land};
+use super::{Relay, Retiring};
 use crate::evidence::{Entry, EvidenceError, Recording};
 use crate::session::{ChannelRefused, Session};
 use crate::ssh::transport::{Transport, TransportError};
@@ -161,17 +162,8 @@ impl Relay {
     pub(super) fn notify(&mut self, words: &str) {
         let line = format!("\r\npostern: {words}\r\n");
         for key in self.channels.keys() {
-            let Some(channel) = self.channels.get(key) else {
-                continue;
-            };
-            let Content::Session(program) = &channel.content else {
-                continue;
-            };
-            if program.started
-                && program.terminal.is_some()
-                && !channel.closed_down
-                && channel.window >= line.len() as u64
-                && let Some(id) = channel.user
+            if let Some(channel) = self.channels.get(key)
+                && let Some(id) = hears(channel, &line, |program| program.terminal.is_some())
             {
                 channel.window -= line.len() as u64;
                 self.record(Way::Down, key, Entry::Note(words.to_owned()));
@@ -217,17 +209,8 @@ impl Relay {
         let line = format!("\r\npostern: {words}\r\n");
         let mut told = false;
         for key in self.channels.keys() {
-            let Some(channel) = self.channels.get(key) else {
-                continue;
-            };
-            let Content::Session(program) = &channel.content else {
-                continue;
-            };
-            if program.started
-                && program.readable
-                && !channel.closed_down
-                && channel.window >= line.len() as u64
-                && let Some(id) = channel.user
+            if let Some(channel) = self.channels.get(key)
+                && let Some(id) = hears(channel, &line, |program| program.readable)
             {
                 let messages = [
                     message::stderr(id, &line),
@@ -298,6 +281,18 @@ impl Relay {
             message: end.message,
         }
     }
+}
+
+/// The user's number of a channel whose program runs, is one that `may` hear us, and has room for
+/// `line`.
+fn hears(channel: &Channel, line: &str, may: impl Fn(&Program) -> bool) -> Option<u32> {
+    let Content::Session(program) = &channel.content else {
+        return None;
+    };
+    let room = channel.window >= line.len() as u64;
+    channel
+        .user
+        .filter(|_| program.started && may(program) && !channel.closed_down && room)
 }
 
 /// Writes what is left and closes.

@@ -6,8 +6,9 @@ use postern_proto::audit::event::{Channel as Subject, Fact};
 
 use super::channels::{Channel, Content, Key, Program, Way};
 use super::end::{End, close};
+use super::lane::Lane;
 use super::switch::Fault;
-use super::{Decided, Lane, Relay, Retiring};
+use super::{Decided, Relay, Retiring};
 use crate::evidence::{Entry, Recording, RecordingKind};
 use crate::session::ChannelRefused;
 use crate::ssh::message::{self, Confirmation, Open};

@@ -6,11 +6,13 @@ use postern_proto::audit::event::Channel as Subject;
 use postern_proto::wire::Reader;
 
 use super::channels::{Key, Program, Purpose, Reply, Terminal, Way};
+use super::end::End;
+use super::lane::Flight;
 use super::message::{
     self, CHANNEL_FAILURE, REQUEST_FAILURE, REQUEST_SUCCESS, Request, text, text_field,
 };
 use super::switch::{Fault, Step, too_many_requests};
-use super::{Asked, Flight, GlobalReply, Relay, What};
+use super::{Asked, GlobalReply, Relay, What};
 use crate::evidence::{Entry, Recording, RecordingKind};
 use crate::session::ChannelRefused;
 use crate::ssh::transport::TransportError;
@@ -239,7 +241,7 @@ impl Relay {
         let recording = match result {
             Ok(recording) => recording,
             Err(ChannelRefused::Evidence(error)) => {
-                return Err(super::End::from(error).into());
+                return Err(End::from(error).into());
             }
             Err(ChannelRefused::Denied(denial)) => {
                 return match key {

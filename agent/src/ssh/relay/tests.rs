@@ -8,7 +8,8 @@ use postern_proto::wire::Writer;
 
 use super::channels::Way;
 use super::end::End;
-use super::{Decided, Flight, Relay};
+use super::lane::Flight;
+use super::{Decided, Relay};
 use crate::evidence::EvidenceError;
 use crate::policy::Denial;
 use crate::session::{ChannelRefused, Session};

@@ -1,6 +1,7 @@
 //! Cutting a byte stream into SFTP messages without holding their content.
 
-use super::{MAX_HANDLE, SftpError, kind};
+use super::messages::kind;
+use super::{MAX_HANDLE, SftpError};
 
 /// Longest message: OpenSSH's limit is 256 KiB, others go a little further.
 const MAX_MESSAGE: usize = 1024 * 1024;

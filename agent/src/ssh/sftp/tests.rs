@@ -1,5 +1,7 @@
+use aws_lc_rs::digest::SHA256;
 use postern_proto::wire::Writer;
 
+use super::files::operation;
 use super::*;
 
 fn packet(body: Vec<u8>) -> Vec<u8> {

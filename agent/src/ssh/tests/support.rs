@@ -1,6 +1,5 @@
 //! Keys, grants, a genuine sshd, and an agent in front of it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use postern_proto::names::{Assurance, Principal, SessionId};
+use postern_proto::names::{Assurance, SessionId};
 use russh::keys::ssh_key::certificate::{Builder, CertType};
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{Certificate, PrivateKey};
@@ -22,8 +21,8 @@ use tokio::task::JoinHandle;
 use super::super::{Credential, HostIdentity, HostKeys, SshEnd, Upstream, serve};
 use crate::ca::ssh::{SshExtension, SshUserCa, UserRequest};
 use crate::evidence::Evidence;
-use crate::identity::VerifiedPrincipal;
-use crate::inventory::{Target, TargetLogin};
+use crate::identity::testing::Says;
+use crate::inventory::Target;
 use crate::policy::{Action, Grant, Request};
 use crate::session::Session;
 use crate::testing::evidence;
@@ -82,35 +81,9 @@ pub(in crate::ssh) fn host_identity() -> HostIdentity {
 
 pub(in crate::ssh) fn target(name: &str, port: u16) -> Target {
     Target {
-        id: name.parse().unwrap(),
-        name: name.to_owned(),
-        tags: BTreeMap::new(),
-        account: None,
-        region: None,
-        vpc: None,
-        zone: None,
-        platform: "linux".to_owned(),
         address: "127.0.0.1".to_owned(),
-        aliases: vec![],
         ssh_port: port,
-        login: TargetLogin::Certificate,
-    }
-}
-
-fn who() -> VerifiedPrincipal {
-    VerifiedPrincipal {
-        principal: Principal {
-            account: "111122223333".parse().unwrap(),
-            user_id: "AIDAAAAAAAAAAAAAAAAA".parse().unwrap(),
-            arn: "arn:aws:iam::111122223333:user/alice".to_owned(),
-        },
-        assurance: Assurance::AwsMfa,
-        mfa_not_before: 0,
-        serial: "01".to_owned(),
-        not_after: i64::MAX,
-        claimed_end: None,
-        key_hash: [0; 32],
-        aws_request_ids: vec![],
+        ..(*crate::testing::target(name)).clone()
     }
 }
 
@@ -121,7 +94,7 @@ pub(in crate::ssh) fn session(user: &str, target: &Target) -> Arc<Session> {
 
 fn session_in(evidence: Evidence, user: &str, target: &Target) -> Arc<Session> {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    let who = who();
+    let who = Says::default().verified();
     let request = Request {
         who,
         action: Action::Connect,
@@ -260,8 +233,9 @@ pub(in crate::ssh) fn credential(user: &str) -> Credential {
 /// The same, permitting less.
 fn credential_for(user: &str, extensions: &[SshExtension]) -> Credential {
     let login = key(LOGIN);
+    let alice = Says::default().verified();
     let request = UserRequest {
-        principal: &who().principal,
+        principal: alice.principal(),
         session: SessionId::from_parts(1, 2),
         user: &user.parse().unwrap(),
         source: None,

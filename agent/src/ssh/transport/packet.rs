@@ -68,10 +68,19 @@ enum Key {
 }
 
 impl Key {
-    fn gcm(cipher: Cipher, key: &[u8], iv: &[u8]) -> Result<Self, TransportError> {
+    /// `chacha` makes the one key that differs between the directions.
+    fn new(
+        cipher: Cipher,
+        key: &[u8],
+        iv: &[u8],
+        chacha: impl FnOnce(&[u8; chacha::KEY_LEN]) -> Self,
+    ) -> Result<Self, TransportError> {
         let algorithm = match cipher {
             Cipher::Aes128Gcm => &AES_128_GCM,
-            _ => &AES_256_GCM,
+            Cipher::Aes256Gcm => &AES_256_GCM,
+            Cipher::ChaCha20Poly1305 => {
+                return Ok(chacha(key.try_into().map_err(|_| TransportError::Crypto)?));
+            }
         };
         let key = UnboundKey::new(algorithm, key).map_err(|_| TransportError::Crypto)?;
         let nonce = iv.try_into().map_err(|_| TransportError::Crypto)?;
@@ -137,13 +146,9 @@ impl Sealing {
         key: &[u8],
         iv: &[u8],
     ) -> Result<(), TransportError> {
-        self.key = match cipher {
-            Cipher::ChaCha20Poly1305 => {
-                let key = key.try_into().map_err(|_| TransportError::Crypto)?;
-                Key::Sealing(Box::new(chacha::SealingKey::new(key)))
-            }
-            _ => Key::gcm(cipher, key, iv)?,
-        };
+        self.key = Key::new(cipher, key, iv, |key| {
+            Key::Sealing(Box::new(chacha::SealingKey::new(key)))
+        })?;
         self.used = Used::default();
         Ok(())
     }
@@ -239,13 +244,9 @@ impl Opening {
         key: &[u8],
         iv: &[u8],
     ) -> Result<(), TransportError> {
-        self.key = match cipher {
-            Cipher::ChaCha20Poly1305 => {
-                let key = key.try_into().map_err(|_| TransportError::Crypto)?;
-                Key::Opening(Box::new(chacha::OpeningKey::new(key)))
-            }
-            _ => Key::gcm(cipher, key, iv)?,
-        };
+        self.key = Key::new(cipher, key, iv, |key| {
+            Key::Opening(Box::new(chacha::OpeningKey::new(key)))
+        })?;
         self.used = Used::default();
         Ok(())
     }

@@ -1,0 +1,166 @@
+//! What counts, held by whoever is counted; dropping it counts down.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::{LimitReached, Limits};
+
+/// A connection whose peer is unknown.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(super) connection: Connection,
+    pub(super) _unproved: Unproved,
+}
+
+impl Arrival {
+    /// The peer proved to be `principal`: it counts as that from now on.
+    pub(crate) fn prove(self, principal: &str) -> Result<Place, LimitReached> {
+        let limits = self.connection.0.clone();
+        let limit = limits.ceilings.pipes_per_principal;
+        let mut counts = limits.counts();
+        let entry = counts.principal(principal);
+        if entry.pipes >= limit {
+            return Err(LimitReached::Pipes(limit));
+        }
+        entry.pipes += 1;
+        drop(counts);
+        Ok(Place {
+            connection: self.connection,
+            principal: principal.to_owned(),
+        })
+    }
+
+    /// The peer wants to enrol: it has longer, but there are fewer places.
+    pub(crate) fn enroll(self, address: IpAddr) -> Result<Enrolling, LimitReached> {
+        let address = network(address);
+        let limits = self.connection.0.clone();
+        let mut counts = limits.counts();
+        let from_address = counts.enrolling.get(&address).copied().unwrap_or(0);
+        if counts.enrollments >= limits.ceilings.enrollments
+            || from_address >= limits.ceilings.enrollments_per_address
+        {
+            return Err(LimitReached::Enrollments);
+        }
+        counts.enrollments += 1;
+        *counts.enrolling.entry(address).or_default() += 1;
+        drop(counts);
+        Ok(Enrolling {
+            connection: self.connection,
+            address,
+        })
+    }
+}
+
+/// An authenticated connection.
+#[derive(Debug)]
+pub(crate) struct Place {
+    connection: Connection,
+    principal: String,
+}
+
+impl Place {
+    /// The connection is lost and its pipe is kept. It counts apart, so that whoever has all
+    /// places taken can come back for it.
+    pub(crate) fn park(self) -> Result<Parked, LimitReached> {
+        let limits = self.connection.0.clone();
+        let limit = limits.ceilings.pipes_per_principal;
+        let mut counts = limits.counts();
+        let entry = counts.principal(&self.principal);
+        if entry.parked >= limit {
+            return Err(LimitReached::Parked(limit));
+        }
+        entry.parked += 1;
+        drop(counts);
+        Ok(Parked(limits, self.principal.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.connection.0.counts();
+        let entry = counts.principal(&self.principal);
+        entry.pipes = entry.pipes.saturating_sub(1);
+    }
+}
+
+/// A pipe that waits for a new connection.
+#[derive(Debug)]
+pub(crate) struct Parked(Limits, String);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        let mut counts = self.0.counts();
+        let entry = counts.principal(&self.1);
+        entry.parked = entry.parked.saturating_sub(1);
+    }
+}
+
+/// An enrolment that runs.
+#[derive(Debug)]
+pub(crate) struct Enrolling {
+    connection: Connection,
+    address: IpAddr,
+}
+
+impl Drop for Enrolling {
+    fn drop(&mut self) {
+        let mut counts = self.connection.0.counts();
+        counts.enrollments = counts.enrollments.saturating_sub(1);
+        count_down(&mut counts.enrolling, self.address);
+    }
+}
+
+/// A session that is open.
+#[derive(Debug)]
+pub(crate) struct SessionPlace(pub(super) Limits, pub(super) String);
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        let mut counts = self.0.counts();
+        let entry = counts.principal(&self.1);
+        entry.sessions = entry.sessions.saturating_sub(1);
+    }
+}
+
+/// One of all connections.
+#[derive(Debug)]
+pub(super) struct Connection(pub(super) Limits);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut counts = self.0.counts();
+        counts.connections = counts.connections.saturating_sub(1);
+    }
+}
+
+/// One of those whose peer is unknown.
+#[derive(Debug)]
+pub(super) struct Unproved(pub(super) Limits, pub(super) IpAddr);
+
+impl Drop for Unproved {
+    fn drop(&mut self) {
+        let mut counts = self.0.counts();
+        counts.unauthenticated = counts.unauthenticated.saturating_sub(1);
+        count_down(&mut counts.arrivals, self.1);
+    }
+}
+
+fn count_down(map: &mut HashMap<IpAddr, usize>, address: IpAddr) {
+    if let Some(count) = map.get_mut(&address) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            map.remove(&address);
+        }
+    }
+}
+
+/// What counts as one address: an IPv6 host owns its whole /64.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let prefix = u128::from(v6) & (u128::MAX << 64);
+            Ipv6Addr::from(prefix).into()
+        }
+        v4 => v4,
+    }
+}

@@ -1,0 +1,107 @@
+use super::*;
+
+fn limits() -> Limits {
+    Limits::new(Ceilings {
+        connections: 4,
+        unauthenticated: 3,
+        unauthenticated_per_address: 2,
+        enrollments: 1,
+        enrollments_per_address: 1,
+        pipes_per_principal: 2,
+        sessions_per_principal: 1,
+    })
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn strangers_are_limited_by_address_and_in_all() {
+    let limits = limits();
+    let _a = limits.arrive(ip("192.0.2.1")).unwrap();
+    let b = limits.arrive(ip("::ffff:192.0.2.1")).unwrap();
+    assert_eq!(
+        limits.arrive(ip("192.0.2.1")).unwrap_err(),
+        LimitReached::Unauthenticated
+    );
+    let _c = limits.arrive(ip("2001:db8::1")).unwrap();
+    assert!(limits.arrive(ip("192.0.2.3")).is_err(), "three in all");
+    drop(b);
+    limits.arrive(ip("192.0.2.1")).unwrap();
+}
+
+#[test]
+fn an_ipv6_host_cannot_multiply_by_its_prefix() {
+    let limits = limits();
+    let _a = limits.arrive(ip("2001:db8::1")).unwrap();
+    let _b = limits.arrive(ip("2001:db8::2")).unwrap();
+    assert!(limits.arrive(ip("2001:db8::3")).is_err());
+}
+
+#[test]
+fn who_proved_an_identity_no_longer_counts_as_a_stranger() {
+    let limits = limits();
+    let _a = limits.arrive(ip("192.0.2.1")).unwrap().prove("x").unwrap();
+    let b = limits.arrive(ip("192.0.2.1")).unwrap().prove("x").unwrap();
+    let c = limits.arrive(ip("192.0.2.1")).unwrap();
+    assert_eq!(c.prove("x").unwrap_err(), LimitReached::Pipes(2));
+    assert_eq!(limits.connections(), (2, 0), "a refused one is gone");
+    drop(b);
+    limits.arrive(ip("192.0.2.1")).unwrap().prove("x").unwrap();
+}
+
+#[test]
+fn sessions_and_enrolments_have_limits_of_their_own() {
+    let limits = limits();
+    let session = limits.session("x").unwrap();
+    assert_eq!(limits.session("x").unwrap_err(), LimitReached::Sessions(1));
+    limits.session("y").unwrap();
+    drop(session);
+    limits.session("x").unwrap();
+
+    let address = ip("192.0.2.1");
+    let one = limits.arrive(address).unwrap().enroll(address).unwrap();
+    let two = limits.arrive(address).unwrap();
+    assert!(two.enroll(address).is_err());
+    drop(one);
+    limits.arrive(address).unwrap().enroll(address).unwrap();
+}
+
+#[test]
+fn a_parked_pipe_leaves_its_place_to_the_connection_that_comes_back_for_it() {
+    let limits = limits();
+    let prove = || limits.arrive(ip("192.0.2.1")).unwrap().prove("x");
+    let (a, _b) = (prove().unwrap(), prove().unwrap());
+    let parked = a.park().unwrap();
+    let again = prove().unwrap();
+    let _second = again.park().unwrap();
+    let third = prove().unwrap();
+    assert_eq!(third.park().unwrap_err(), LimitReached::Parked(2));
+    drop(parked);
+    prove().unwrap().park().unwrap();
+}
+
+#[test]
+fn resumes_are_limited_since_each_is_an_event() {
+    let limits = limits();
+    let now = Instant::now();
+    let taken = (0..1000).filter(|_| limits.may_resume("x", now).is_ok());
+    assert_eq!(taken.count(), 512);
+    limits.may_resume("y", now).unwrap();
+    limits
+        .may_resume("x", now + Duration::from_secs(1))
+        .unwrap();
+}
+
+#[test]
+fn denials_fill_the_log_no_faster_than_one_in_two_seconds() {
+    let limits = limits();
+    let mut now = Instant::now();
+    let logged = |now| (0..100).filter(|_| limits.may_log_denial("x", now)).count();
+    assert_eq!(logged(now), 30);
+    now += Duration::from_secs(10);
+    assert_eq!(logged(now), 5);
+    limits.sweep(now + Duration::from_secs(121));
+    assert!(limits.counts().principals.is_empty(), "nothing is kept");
+}
