@@ -115,6 +115,18 @@ async fn sessions_are_resumed_and_ended_by_their_owner_alone() {
         );
     }
 
+    // By the tag that AWS puts on sessions, and not by their name.
+    let tagged = json!({"Effect": "Allow", "Action": "ssm:ResumeSession", "Resource": "*",
+        "Condition": {"StringEquals": {"ssm:resourceTag/aws:ssmmessages:session-id": "${aws:userid}"}}});
+    let eve = lab.aws.user("eve").expect("a user");
+    lab.aws
+        .put_user(eve.with_policy("tagged", document(&tagged)))
+        .expect("a user");
+    let answer = boto
+        .call(&lab.keys("eve"), "ssm", "resume_session", id(&session))
+        .await;
+    assert_eq!(answer, Err("AccessDeniedException".to_owned()));
+
     let list = |state: &str| json!({"State": state, "Filters": [{"key": "Owner", "value": "arn:aws:iam::111122223333:user/dora"}]});
     let active = boto
         .call(&keys, "ssm", "describe_sessions", list("Active"))

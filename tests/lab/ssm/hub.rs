@@ -26,6 +26,8 @@ pub(crate) struct Request {
     pub(crate) caller_name: String,
     /// ARN.
     pub(crate) owner: String,
+    /// `aws:userid` of the owner.
+    pub(crate) owner_id: String,
     pub(crate) target: String,
     pub(crate) region: String,
     pub(crate) reason: String,
@@ -47,6 +49,7 @@ pub(crate) struct Summary {
     pub(crate) id: String,
     pub(crate) target: String,
     pub(crate) owner: String,
+    pub(crate) owner_id: String,
     pub(crate) reason: String,
     pub(crate) region: String,
     pub(crate) document: String,
@@ -184,6 +187,7 @@ impl Hub {
             id: id.clone(),
             target: request.target,
             owner: request.owner,
+            owner_id: request.owner_id,
             reason: request.reason,
             region: request.region,
             plan: request.plan,
@@ -386,6 +390,7 @@ impl Session {
             id: self.id.clone(),
             target: self.target.clone(),
             owner: self.owner.clone(),
+            owner_id: self.owner_id.clone(),
             reason: self.reason.clone(),
             region: self.region.clone(),
             document: self.plan.document.clone(),

@@ -85,6 +85,7 @@ pub(super) struct Session {
     pub(super) id: String,
     pub(super) target: String,
     pub(super) owner: String,
+    pub(super) owner_id: String,
     pub(super) reason: String,
     pub(super) region: String,
     pub(super) plan: Plan,

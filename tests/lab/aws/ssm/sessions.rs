@@ -50,6 +50,7 @@ pub(super) fn start(call: &Call<'_>, body: &Map<String, Value>) -> Answer {
     let started = call.sessions.start(Request {
         caller_name: caller_name(call),
         owner: call.caller.arn(),
+        owner_id: call.caller.user_id(),
         target: target.to_owned(),
         region: call.region.to_owned(),
         reason: reason.to_owned(),
@@ -145,7 +146,7 @@ fn own_session<'a>(
     let mut facts = Vec::new();
     if let Some(session) = call.sessions.session(id) {
         let tag = |name: &str| format!("ssm:resourceTag/aws:ssmmessages:{name}");
-        facts.push((tag("session-id"), call.caller.user_id()));
+        facts.push((tag("session-id"), session.owner_id));
         facts.push((tag("target-id"), session.target));
     }
     call.authorise_with(action, &arn, &facts)?;
