@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_proto::names::{LoginUser, SessionId, TargetName};
 use secrecy::SecretString;
 
+mod policy;
+
+pub use policy::*;
+
 /// Shells and tunnels to private hosts, for people who proved MFA to AWS
 #[derive(Debug, Parser)]
 #[command(
@@ -88,6 +92,8 @@ pub enum Command {
     Why(WhyArgs),
     /// Read and verify the audit log and recordings
     Audit(AuditArgs),
+    /// IAM policies that make AWS itself demand MFA: print them, check an account
+    Policy(PolicyArgs),
     /// Print the completion script of a shell
     Completions(CompletionsArgs),
 }
@@ -152,6 +158,7 @@ pub enum Via {
 #[command(after_help = "Examples:\n  \
     postern connect web-1\n  \
     postern connect web-1 -- systemctl status nginx\n  \
+    postern connect web-1 -- 'cd /srv && du -sh * | sort -h'\n  \
     postern connect web-1 -L 8080:localhost:80\n\n\
     Returns the remote status (128+n for a signal), and 255 for every failure of ours.")]
 pub struct ConnectArgs {
@@ -193,7 +200,7 @@ pub struct ConnectArgs {
     /// Listen here as a SOCKS proxy, connect from the target
     #[arg(short = 'D', value_name = "[BIND:]PORT")]
     pub dynamic: Vec<String>,
-    /// A command instead of a shell
+    /// A command instead of a shell: one word is a line for the target's shell, several arrive as they are
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }

@@ -54,7 +54,7 @@ pub mod variable {
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
     /// All of them.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 17] = [
         CONFIG,
         AGENT,
         AGENT_ID,

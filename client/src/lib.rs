@@ -19,6 +19,7 @@ pub mod evidence;
 pub mod forward;
 pub mod gateway;
 pub mod http;
+pub mod iam;
 pub mod identity;
 pub mod output;
 pub mod pipe;
@@ -82,6 +83,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Error
         Command::SshConfig(args) => cmd::ssh_config::run(context, args).await,
         Command::Why(args) => cmd::why::run(context, args).await,
         Command::Audit(args) => cmd::audit::run(context, args).await,
+        Command::Policy(args) => cmd::policy::run(context, args).await,
         Command::Completions(args) => cmd::completions::run(context.printer, args),
     }
 }

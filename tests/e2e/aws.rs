@@ -4,6 +4,7 @@ mod clients;
 mod lookups;
 mod sessions;
 mod signatures;
+mod simulation;
 
 use std::time::Duration;
 

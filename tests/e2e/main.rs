@@ -18,6 +18,7 @@ mod health;
 mod instance_connect;
 mod interop;
 mod operate;
+mod policy_iam;
 mod resume;
 mod resumption;
 mod rollback;

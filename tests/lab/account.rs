@@ -1,6 +1,10 @@
 //! The emulated account: who is in it, what they may, which instances it has.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use postern::iam::document::Document;
+use postern::iam::shape::{Shape, Typed};
 
 use crate::aws::{
     AccessKey, AwsConfig, Instance, Platform, Role, Root, SsmNode, Subnet, User, Vpc,
@@ -150,7 +154,7 @@ pub fn seed(config: &mut AwsConfig, network: &Network) {
         User::new(BASTION_USER)
             .without_mfa()
             .with_policy("attest", assume)
-            .with_policy("bastion", BASTION_POLICY),
+            .with_policy("bastion", bastion_policy()),
     );
     config
         .roles
@@ -229,12 +233,21 @@ const DEVELOPER_SESSIONS: &str = r#"{"Version":"2012-10-17","Statement":[
    "Resource":"arn:aws:ssm:*:*:session/${aws:username}-*"}
 ]}"#;
 
-/// What the bastion's instance role needs.
-const BASTION_POLICY: &str = r#"{"Version":"2012-10-17","Statement":[
-  {"Effect":"Allow","Action":"ec2:DescribeInstances","Resource":"*"},
-  {"Effect":"Allow","Action":"ec2-instance-connect:SendSSHPublicKey","Resource":"*"},
-  {"Effect":"Allow","Action":"iam:GetRole","Resource":"arn:aws:iam::111122223333:role/postern-attestation"}
-]}"#;
+/// What the bastion's instance role needs: what `postern policy iam --for bastion` prints.
+fn bastion_policy() -> String {
+    let shape = Shape::new(Typed {
+        account: ACCOUNT.to_owned(),
+        regions: vec![REGION.to_owned()],
+        tags: vec!["env=staging".to_owned(), "env=production".to_owned()],
+        max_age: Duration::from_secs(43_200),
+        attestation_role: Some(ATTESTATION_ROLE.to_owned()),
+        login_users: vec![crate::stack::login_user()],
+        ..Typed::default()
+    });
+    let document = shape.and_then(|shape| Document::bastion(&shape));
+    let document = document.expect("constants that are all right");
+    serde_json::to_string(&document).expect("a document has a JSON form")
+}
 
 /// The trust policy that makes AWS attest MFA: `Bool`, never `BoolIfExists`.
 pub const ATTESTATION_TRUST: &str = r#"{"Version":"2012-10-17","Statement":[{

@@ -200,7 +200,7 @@ mod tests {
         let gateway = agent.gateway().await;
         let (near, mut far) = duplex(1 << 20);
         let ssh = async {
-            let mut handle = client::connect_stream(std::sync::Arc::default(), near, Stock)
+            let mut handle = client::connect_stream(Arc::default(), near, Stock)
                 .await
                 .unwrap();
             assert!(

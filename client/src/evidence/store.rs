@@ -67,7 +67,10 @@ pub(crate) fn local_stores(context: &Context) -> Result<Vec<LocalStore>, Evidenc
             })?;
         let folder = context.evidence.join(log.origin().as_str());
         // A key whose log was never begun, or was moved away.
-        if ["checkpoint", "tile"].iter().any(|part| folder.join(part).exists()) {
+        if ["checkpoint", "tile"]
+            .iter()
+            .any(|part| folder.join(part).exists())
+        {
             stores.push(LocalStore { folder, log });
         }
     }

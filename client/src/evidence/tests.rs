@@ -36,6 +36,7 @@ impl Home {
             profile_named: false,
             login_user: None,
             via: crate::cli::Via::Auto,
+            ssm_sessions: 4,
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),
             audit_store: None,

@@ -32,6 +32,8 @@ pub struct AwsProfile {
     pub ssm_endpoint: Option<String>,
     /// The same for the Key Management Service.
     pub kms_endpoint: Option<String>,
+    /// The same for Identity and Access Management.
+    pub iam_endpoint: Option<String>,
     /// PEM file of the certificates that sign AWS's, instead of the system's.
     pub ca_bundle: Option<PathBuf>,
     /// The MFA device.
@@ -99,6 +101,7 @@ impl AwsProfile {
             sts_endpoint: files.endpoint(environment, &chain, "AWS_ENDPOINT_URL_STS", "sts")?,
             ssm_endpoint: files.endpoint(environment, &chain, "AWS_ENDPOINT_URL_SSM", "ssm")?,
             kms_endpoint: files.endpoint(environment, &chain, "AWS_ENDPOINT_URL_KMS", "kms")?,
+            iam_endpoint: files.endpoint(environment, &chain, "AWS_ENDPOINT_URL_IAM", "iam")?,
             ca_bundle: environment
                 .path("AWS_CA_BUNDLE")
                 .or_else(|| Some(expand(environment, &find("ca_bundle")?))),

@@ -111,10 +111,6 @@ impl FakeSsm {
         Ssm::of(&self.world.context).unwrap()
     }
 
-    pub(super) fn context(&self) -> &Context {
-        &self.world.context
-    }
-
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

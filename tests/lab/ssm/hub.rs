@@ -26,7 +26,7 @@ pub(crate) struct Request {
     pub(crate) caller_name: String,
     /// ARN.
     pub(crate) owner: String,
-    /// `aws:userid` of the owner.
+    /// `aws:userid`: what AWS tags the session with.
     pub(crate) owner_id: String,
     pub(crate) target: String,
     pub(crate) region: String,

@@ -80,7 +80,7 @@ async fn claims_are_known_after_a_restart_and_end_no_session_of_the_agent() {
 
 #[test]
 fn claims_of_a_principal_have_a_quota_for_one_day() {
-    let claims = std::sync::Arc::new(Claims::default());
+    let claims = Arc::new(Claims::default());
     let id = SessionId::of_client(1, 1);
     let first = claimed(0, id, opened(1));
     claims.follow(&first, QUOTA - 10);
@@ -96,7 +96,7 @@ fn claims_of_a_principal_have_a_quota_for_one_day() {
     ));
     assert!(claims.admit("somebody/else", session, &next, 11).is_ok());
     // What was written longer ago counts no more.
-    let yesterday = std::sync::Arc::new(Claims::default());
+    let yesterday = Arc::new(Claims::default());
     let old = Event {
         time_ms: now_ms() - 25 * 3_600_000,
         ..first

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::*;
-use crate::audit::event::{Access, Actor, Claim, Event, Fact, RecordingDigest, Source, SsmSession};
+use crate::audit::event::{Access, Event, Fact, RecordingDigest, Source};
 use crate::audit::layout::{TILE_WIDTH, push_entry, split_entries};
 use crate::audit::note::{LogSigner, new_key, sign_checkpoint, sign_key_change};
 use crate::audit::ocsf::{self, Place};
