@@ -158,6 +158,7 @@ pub enum Via {
 #[command(after_help = "Examples:\n  \
     postern connect web-1\n  \
     postern connect web-1 -- systemctl status nginx\n  \
+    postern connect web-1 -- 'cd /srv && du -sh * | sort -h'\n  \
     postern connect web-1 -L 8080:localhost:80\n\n\
     Returns the remote status (128+n for a signal), and 255 for every failure of ours.")]
 pub struct ConnectArgs {
@@ -199,7 +200,7 @@ pub struct ConnectArgs {
     /// Listen here as a SOCKS proxy, connect from the target
     #[arg(short = 'D', value_name = "[BIND:]PORT")]
     pub dynamic: Vec<String>,
-    /// A command instead of a shell
+    /// A command instead of a shell: one word is a line for the target's shell, several arrive as they are
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
@@ -218,7 +219,7 @@ pub struct ForwardArgs {
     /// Ports to carry
     #[arg(required = true, value_name = "[LOCAL:]PORT | [LOCAL:]HOST:PORT")]
     pub ports: Vec<String>,
-    /// SSM sessions at once, over which connections are spread [default: 4]
+    /// SSM sessions at once, over which connections are spread [default: 4] [environment: POSTERN_SSM_SESSIONS]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     pub sessions: Option<u8>,
     /// Forward only while this command runs, and return its status

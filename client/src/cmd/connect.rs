@@ -1,5 +1,6 @@
 //! `postern connect TARGET`: a shell or a command, with our own SSH client, or of the SSM Agent.
 
+mod line;
 mod over_ssm;
 mod ssm;
 
@@ -221,7 +222,7 @@ fn forwards(args: &ConnectArgs) -> Result<Forwards, SshError> {
 
 fn job(context: &Context, args: &ConnectArgs) -> Result<Job, Error> {
     let environment = &context.environment;
-    let command = (!args.command.is_empty()).then(|| args.command.join(" "));
+    let command = line::of(&args.command)?;
     let wanted =
         args.terminal || (!args.no_terminal && command.is_none() && std::io::stdin().is_terminal());
     let terminal = wanted.then(|| TerminalRequest {

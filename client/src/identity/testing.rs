@@ -235,6 +235,7 @@ impl Drop for World {
         // The kernel keeps keys longer than a test lives.
         let store = super::store::Store::new(&self.context);
         store.forget_for_test();
+        crate::evidence::forget_for_test(&self.context);
     }
 }
 

@@ -68,7 +68,7 @@ struct Plan {
 
 fn plan(context: &Context, args: &ConnectArgs, node: &Node) -> Result<Plan, Error> {
     refuse(args)?;
-    let line = args.command.join(" ");
+    let line = super::line::of(&args.command)?.unwrap_or_default();
     let size = Size::of(std::io::stdin())
         .or_else(|| Size::of(std::io::stdout()))
         .unwrap_or_default();
