@@ -65,7 +65,8 @@ where
 {
     let (writer, reader) = session.split();
     if let Job::Terminal(size) = job {
-        writer.resize(cells(size)).await?;
+        // A command may be over already: `listen` has what it said.
+        let _over = writer.resize(cells(size)).await;
     }
     let Streams {
         input,
