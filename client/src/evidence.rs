@@ -39,6 +39,8 @@ use crate::context::Context;
 use crate::error::Error as UserError;
 use crate::identity::sts::Caller;
 use hand_over::HandOver;
+#[cfg(test)]
+pub(crate) use key::forget_for_test;
 pub(crate) use store::{forget, local_stores, own_identity};
 use writer::{Counts, Order};
 

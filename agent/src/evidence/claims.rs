@@ -81,8 +81,8 @@ pub(super) struct Expected {
     pub(super) digest: RecordingDigest,
 }
 
-/// An entry that is admitted and not written yet: nobody else writes for its log meanwhile.
-/// Dropped without [`Turn::done`] nothing of it counts.
+/// An entry that is admitted and not written yet: nobody else writes for its log meanwhile. It
+/// counts once [`Claims::follow`] took it.
 pub(super) struct Turn {
     claims: Arc<Claims>,
     key: (String, AgentId),

@@ -29,7 +29,7 @@ use crate::http::{Client, HttpError};
 /// After a failure, until the next try.
 const RETRY: Duration = Duration::from_secs(60);
 /// What the end of a session waits for the last entries.
-const FINISH: Duration = Duration::from_secs(3);
+const FINISH: Duration = Duration::from_secs(5);
 /// Bytes of a recording in one request: an agent takes no longer ones.
 const PIECE: usize = 60 * 1024;
 

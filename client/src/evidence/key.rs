@@ -194,11 +194,21 @@ fn place(context: &Context) -> Result<SealedFile, KeyError> {
     }
     Ok(SealedFile {
         path: context.evidence.join("key.sealed"),
-        entry: Entry {
-            name: format!("evidence in {}", context.evidence.display()),
-            file: context.evidence.join("key.age"),
-        },
+        entry: entry(context),
     })
+}
+
+fn entry(context: &Context) -> Entry {
+    Entry {
+        name: format!("evidence in {}", context.evidence.display()),
+        file: context.evidence.join("key.age"),
+    }
+}
+
+/// Removes a test's key from the kernel.
+#[cfg(test)]
+pub(crate) fn forget_for_test(context: &Context) {
+    keyring::forget_for_test(&entry(context));
 }
 
 fn login_ring(context: &Context) -> Result<Option<Ring>, KeyError> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use age::x25519::Identity;
 use postern_proto::audit::event::Source;
@@ -16,7 +16,6 @@ use crate::audit::log::{Sessions, walk};
 use crate::audit::store::Folder;
 use crate::audit::text;
 use crate::config::{Environment, KeyringChoice, Settings};
-use crate::identity::keyring::{self, Entry as KeyringEntry};
 use crate::output::Printer;
 
 /// A client with a state folder of its own.
@@ -36,6 +35,7 @@ impl Home {
             profile_named: false,
             login_user: None,
             via: crate::cli::Via::Auto,
+            aliases: std::collections::BTreeMap::new(),
             ssm_sessions: 4,
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),
@@ -98,10 +98,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        keyring::forget_for_test(&KeyringEntry {
-            name: format!("evidence in {}", self.context.evidence.display()),
-            file: PathBuf::new(),
-        });
+        forget_for_test(&self.context);
     }
 }
 
@@ -309,7 +306,12 @@ async fn a_log_that_was_changed_is_not_appended_to() {
     bytes[3] ^= 1;
     fs::write(&newest, bytes).unwrap();
     let error = Evidence::open(&home.context, shell()).await.unwrap_err();
-    assert!(error.to_string().contains("does not reproduce"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("is not what the checkpoint signs"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -560,10 +562,7 @@ async fn a_lost_key_begins_a_new_log_that_names_the_old_one() {
     let old = home.store();
     let note = fs::read_to_string(old.folder.join("checkpoint")).unwrap();
     // A reboot, with the kernel's keyring.
-    keyring::forget_for_test(&KeyringEntry {
-        name: format!("evidence in {}", home.context.evidence.display()),
-        file: PathBuf::new(),
-    });
+    forget_for_test(&home.context);
     let record = Evidence::open(&home.elsewhere(), shell()).await.unwrap();
     record.close(done()).await.unwrap();
     let stores = local_stores(&home.context).unwrap();

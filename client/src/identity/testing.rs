@@ -154,6 +154,7 @@ impl World {
             profile_named: false,
             login_user: None,
             via: crate::cli::Via::Auto,
+            aliases: BTreeMap::new(),
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),
             audit_store: None,
@@ -234,6 +235,7 @@ impl Drop for World {
         // The kernel keeps keys longer than a test lives.
         let store = super::store::Store::new(&self.context);
         store.forget_for_test();
+        crate::evidence::forget_for_test(&self.context);
     }
 }
 
