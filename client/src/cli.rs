@@ -219,7 +219,7 @@ pub struct ForwardArgs {
     /// Ports to carry
     #[arg(required = true, value_name = "[LOCAL:]PORT | [LOCAL:]HOST:PORT")]
     pub ports: Vec<String>,
-    /// SSM sessions at once, over which connections are spread [default: 4]
+    /// SSM sessions at once, over which connections are spread [default: 4] [environment: POSTERN_SSM_SESSIONS]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     pub sessions: Option<u8>,
     /// Forward only while this command runs, and return its status

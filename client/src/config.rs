@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum as _;
-use postern_proto::names::AgentId;
+use postern_proto::names::{AgentId, TargetName};
 use secrecy::SecretString;
 
 use crate::cli::{GlobalArgs, Via};
@@ -181,6 +181,8 @@ pub struct Settings {
     pub login_user: Option<String>,
     /// Route to targets when a command names none.
     pub via: Via,
+    /// Names of one's own for targets.
+    pub aliases: BTreeMap<String, TargetName>,
     /// See [`KeyringChoice`].
     pub keyring: KeyringChoice,
     /// Folder of what the client keeps.
@@ -249,6 +251,7 @@ impl Settings {
                 .map(str::to_owned)
                 .or_else(|| file.user.clone()),
             via,
+            aliases: file.aliases()?,
             keyring,
             evidence: environment
                 .path(variable::EVIDENCE)

@@ -1,7 +1,9 @@
 //! Built once in `run`: what commands need, resolved.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use postern_proto::names::TargetName;
 use secrecy::SecretString;
 
 use crate::cli::{GlobalArgs, Via};
@@ -25,6 +27,8 @@ pub struct Context {
     pub login_user: Option<String>,
     /// Route to targets when a command names none.
     pub via: Via,
+    /// Names of one's own for targets.
+    pub aliases: BTreeMap<String, TargetName>,
     /// Folder of what the client keeps: sessions (encrypted), newest checkpoints.
     pub state: PathBuf,
     /// Where the wrapping key of the kept sessions is.
@@ -69,6 +73,7 @@ impl Context {
             profile_named: settings.profile_named,
             login_user: settings.login_user,
             via: settings.via,
+            aliases: settings.aliases,
             state: settings.state,
             keyring: settings.keyring,
             audit_store: settings.audit_store,
@@ -80,6 +85,21 @@ impl Context {
             may_ask: terminal::available(),
             environment,
             memory: Memory::default(),
+        }
+    }
+
+    /// The target that was meant, `USER@` kept: an alias comes before what others call so.
+    pub fn aliased(&self, typed: &TargetName) -> Result<TargetName, Error> {
+        let (user, name) = match typed.as_str().split_once('@') {
+            Some((user, name)) => (Some(user), name),
+            None => (None, typed.as_str()),
+        };
+        match (self.aliases.get(name), user) {
+            (None, _) => Ok(typed.clone()),
+            (Some(target), None) => Ok(target.clone()),
+            (Some(target), Some(user)) => format!("{user}@{target}")
+                .parse()
+                .map_err(|error| Error::usage(format!("alias `{name}`: {error}"))),
         }
     }
 

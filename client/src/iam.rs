@@ -1,7 +1,7 @@
 //! AWS's own guard of the SSM route: IAM policies that demand MFA, and whether an account has them.
 //!
 //! ```text
-//! cmd/policy ─ shape (what it is about) ─ document (policies)
+//! cmd/policy ─ shape (what it is about) ─ statement ─ document (policies)
 //!                                      └─ probe (questions) ─ api (IAM) ─ check (findings) ─ report
 //! ```
 //!
@@ -12,8 +12,10 @@ pub mod check;
 pub mod document;
 pub mod error;
 pub mod probe;
+pub mod question;
 pub mod report;
 pub mod shape;
+pub mod statement;
 pub mod trust;
 
 pub use error::PolicyError;

@@ -72,6 +72,7 @@ fn destination(context: &Context, args: &ProxyArgs) -> Result<(LoginUser, Target
         .strip_suffix(SUFFIX)
         .unwrap_or(&args.destination);
     let target: TargetName = stripped.parse().map_err(usage)?;
+    let target = context.aliased(&target)?;
     super::connect::destination(context, None, &target)
 }
 

@@ -1,7 +1,9 @@
 //! The configuration file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use postern_proto::names::TargetName;
 use serde::Deserialize;
 
 use super::agent::Parts;
@@ -13,6 +15,7 @@ const KEYS: &[&str] = &[
     "profile",
     "user",
     "via",
+    "alias",
     "keyring",
     "state",
     "audit_store",
@@ -37,6 +40,8 @@ pub(super) struct File {
     pub(super) profile: Option<String>,
     pub(super) user: Option<String>,
     via: Option<String>,
+    #[serde(default)]
+    alias: BTreeMap<String, String>,
     keyring: Option<String>,
     pub(super) state: Option<PathBuf>,
     pub(super) audit_store: Option<PathBuf>,
@@ -104,6 +109,18 @@ impl File {
             .as_deref()
             .map(|text| route(place(), text))
             .transpose()
+    }
+
+    /// Names of one's own for targets.
+    pub(super) fn aliases(&self) -> Result<BTreeMap<String, TargetName>, ConfigError> {
+        let target = |(alias, target): (&String, &String)| match target.parse() {
+            Ok(target) => Ok((alias.clone(), target)),
+            Err(error) => Err(ConfigError::Value {
+                place: format!("`alias.{alias}` in `{}`", self.path.display()),
+                problem: format!("{error}"),
+            }),
+        };
+        self.alias.iter().map(target).collect()
     }
 
     pub(super) fn keyring(&self) -> Result<Option<KeyringChoice>, ConfigError> {

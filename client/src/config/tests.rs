@@ -178,3 +178,40 @@ fn evidence_of_the_client_has_a_place_and_auditors() {
         "{error}"
     );
 }
+
+#[test]
+fn a_route_and_aliases_come_from_the_file_and_are_checked() {
+    let home = Home::new("via = \"ssm\"\n[alias]\nfront = \"i-0123456789abcdef0\"\n");
+    let none = GlobalArgs::default();
+    let settings = home.load(&[], &none).unwrap();
+    assert_eq!(settings.via, Via::Ssm);
+    assert_eq!(settings.aliases["front"].as_str(), "i-0123456789abcdef0");
+    let settings = home.load(&[("POSTERN_VIA", "bastion")], &none).unwrap();
+    assert_eq!(settings.via, Via::Bastion);
+    let wrong = home.load(&[("POSTERN_VIA", "road")], &none).unwrap_err();
+    assert_eq!(
+        wrong.to_string(),
+        "POSTERN_VIA: `road` is no route: auto, bastion or ssm"
+    );
+    let wrong = Home::new("[alias]\nfront = \"\"\n")
+        .load(&[], &none)
+        .unwrap_err();
+    assert!(
+        wrong.to_string().starts_with("`alias.front` in `"),
+        "{wrong}"
+    );
+    let context = crate::context::Context::new(
+        crate::output::Printer::plain_json(),
+        settings,
+        Environment::default(),
+    );
+    let aliased = |typed: &str| {
+        context
+            .aliased(&typed.parse().unwrap())
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(aliased("front"), "i-0123456789abcdef0");
+    assert_eq!(aliased("root@front"), "root@i-0123456789abcdef0");
+    assert_eq!(aliased("frontier"), "frontier");
+}

@@ -35,6 +35,7 @@ impl Home {
             profile_named: false,
             login_user: None,
             via: crate::cli::Via::Auto,
+            aliases: std::collections::BTreeMap::new(),
             ssm_sessions: 4,
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),

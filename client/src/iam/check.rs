@@ -3,10 +3,12 @@
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::api::{Answer, Iam, Identity};
-use super::document::{Statement, compact};
+use super::document::compact;
 use super::error::PolicyError;
-use super::probe::{self, Check, Probe, Scope, Subject};
+use super::probe::{self, Probe, Scope, Subject};
+use super::question::Check;
 use super::shape::{Shape, Tags};
+use super::statement::Statement;
 use super::trust;
 
 /// Identities that are asked about at once: IAM throttles early.

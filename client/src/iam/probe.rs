@@ -4,8 +4,9 @@
 //! purpose (the MFA keys of long-term credentials, a tag) is listed, so that AWS's word that it
 //! missed those is no doubt about the answer.
 
-use super::document::{OWNER_TAG, SESSION_CONTEXT};
+use super::question::Check;
 use super::shape::{Shape, Tags};
+use super::statement::{OWNER_TAG, SESSION_CONTEXT};
 
 /// An instance that no policy names: what it may, every instance with its tags may.
 const SOME_INSTANCE: &str = "i-0c0ffee0c0ffee000";
@@ -35,90 +36,6 @@ const OWN_KEYS: [&str; 7] = [
     "aws:PrincipalArn",
     "aws:RequestedRegion",
 ];
-
-/// What is asked, by the name that stands in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Check {
-    /// Long-term keys.
-    LongTermKeys,
-    /// A session without MFA.
-    SessionWithoutMfa,
-    /// MFA beyond its age.
-    OldMfa,
-    /// A target without the tag.
-    OtherTargets,
-    /// No permission on the session document.
-    DocumentCheck,
-    /// Documents that Postern does not use.
-    OtherDocuments,
-    /// Sessions of somebody else.
-    OthersSessions,
-    /// Where the agent must record.
-    Recorded,
-    /// A role that can be assumed without MFA.
-    Trust,
-    /// A session on a tagged target.
-    Start,
-    /// The documents that Postern uses.
-    Documents,
-    /// Sessions of one's own.
-    OwnSessions,
-    /// Targets and whether they are online.
-    FindTargets,
-    /// The attestation role.
-    Attest,
-    /// The key of encrypted sessions.
-    Encrypt,
-}
-
-impl Check {
-    /// In JSON.
-    pub fn id(self) -> &'static str {
-        match self {
-            Self::LongTermKeys => "long-term-keys",
-            Self::SessionWithoutMfa => "session-without-mfa",
-            Self::OldMfa => "old-mfa",
-            Self::OtherTargets => "other-targets",
-            Self::DocumentCheck => "document-check",
-            Self::OtherDocuments => "other-documents",
-            Self::OthersSessions => "others-sessions",
-            Self::Recorded => "recorded",
-            Self::Trust => "trust",
-            Self::Start => "start",
-            Self::Documents => "documents",
-            Self::OwnSessions => "own-sessions",
-            Self::FindTargets => "find-targets",
-            Self::Attest => "attest",
-            Self::Encrypt => "encrypt",
-        }
-    }
-
-    /// Whether AWS must allow it; else it must deny.
-    pub fn must_be_allowed(self) -> bool {
-        matches!(
-            self,
-            Self::Start
-                | Self::Documents
-                | Self::OwnSessions
-                | Self::FindTargets
-                | Self::Attest
-                | Self::Encrypt
-        )
-    }
-
-    /// Whether it is about starting a session on a target.
-    pub fn is_about_targets(self) -> bool {
-        matches!(
-            self,
-            Self::LongTermKeys
-                | Self::SessionWithoutMfa
-                | Self::OldMfa
-                | Self::OtherTargets
-                | Self::DocumentCheck
-                | Self::Start
-        )
-    }
-}
 
 /// One condition key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -438,97 +355,4 @@ fn fact(key: &str, value: impl Into<String>) -> Fact {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::iam::shape::tests::typed;
-
-    fn subject(is_role: bool) -> Subject {
-        Subject {
-            is_role,
-            name: "alice".to_owned(),
-            arn: "arn:aws:iam::111122223333:user/alice".to_owned(),
-            unique_id: "AIDAALICE".to_owned(),
-        }
-    }
-
-    fn all(is_role: bool, needs: bool) -> Vec<Probe> {
-        let shape = Shape::new(typed()).unwrap();
-        let scope = Scope {
-            shape: &shape,
-            instances: &["i-0123456789abcdef0".to_owned()],
-            context: &[],
-            recorded: true,
-            attestation: true,
-        };
-        probes(&scope, &subject(is_role), needs)
-    }
-
-    fn value<'a>(probe: &'a Probe, key: &str) -> Option<&'a str> {
-        let fact = probe.facts.iter().find(|fact| fact.key == key)?;
-        Some(&fact.value)
-    }
-
-    #[test]
-    fn users_are_asked_about_without_mfa_in_both_ways_that_aws_has() {
-        let probes = all(false, false);
-        let of = |check| probes.iter().find(|probe| probe.check == check).unwrap();
-        assert_eq!(value(of(Check::LongTermKeys), PRESENT), None);
-        assert_eq!(value(of(Check::SessionWithoutMfa), PRESENT), Some("false"));
-        assert_eq!(value(of(Check::OldMfa), PRESENT), Some("true"));
-        assert_eq!(value(of(Check::OldMfa), AGE), Some("43201"));
-        assert_eq!(value(of(Check::Start), AGE), Some("60"));
-        assert_eq!(
-            value(of(Check::OtherTargets), "ssm:resourceTag/postern:target"),
-            None
-        );
-        assert_eq!(
-            value(of(Check::Recorded), "ssm:resourceTag/postern:recording"),
-            Some("agent")
-        );
-    }
-
-    #[test]
-    fn no_role_is_asked_about_with_mfa() {
-        let probes = all(true, true);
-        assert!(probes.iter().all(|probe| value(probe, PRESENT).is_none()));
-        assert!(
-            probes
-                .iter()
-                .all(|probe| !matches!(probe.check, Check::LongTermKeys | Check::Attest))
-        );
-    }
-
-    #[test]
-    fn who_is_not_named_need_not_be_able_to_work() {
-        let needed = |probe: &&Probe| probe.check.must_be_allowed() && probe.check != Check::Start;
-        assert_eq!(all(false, false).iter().filter(needed).count(), 0);
-        assert_eq!(all(false, true).iter().filter(needed).count(), 5);
-    }
-
-    #[test]
-    fn a_document_is_asked_about_without_the_tags_of_a_target() {
-        for probe in all(false, true) {
-            if matches!(probe.check, Check::Documents | Check::OtherDocuments) {
-                assert!(
-                    probe
-                        .facts
-                        .iter()
-                        .all(|fact| !fact.key.contains("esourceTag"))
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn what_a_question_is_about_cannot_be_given_for_all() {
-        let shape = Shape::new(typed()).unwrap();
-        for key in [
-            "AWS:multifactorauthpresent",
-            "ssm:resourcetag/postern:target",
-            "aws:userid",
-        ] {
-            assert!(is_own_key(key, &shape), "{key}");
-        }
-        assert!(!is_own_key("aws:SourceIp", &shape));
-    }
-}
+mod tests;

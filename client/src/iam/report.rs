@@ -129,7 +129,7 @@ impl Finding {
             #[serde(skip_serializing_if = "Option::is_none")]
             hint: Option<&'a String>,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
-            statements: &'a [super::document::Statement],
+            statements: &'a [super::statement::Statement],
         }
         let told = Told {
             check: self.check.id(),

@@ -8,8 +8,8 @@ use postern_proto::names::{AccountId, LoginUser};
 
 use crate::identity::aws::is_region;
 
-use super::document::DOCUMENTS;
 use super::error::PolicyError;
+use super::statement::DOCUMENTS;
 
 /// Tag of the targets of Postern, unless another one is named.
 pub const TARGET_TAG: (&str, &str) = ("postern:target", "true");

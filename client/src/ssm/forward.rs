@@ -237,6 +237,9 @@ async fn connection<O: Opener>(
     };
     let is_refused = lease.far().is_refused();
     let is_closed = matches!(ending, Some(Ending::Closed)) && !is_refused;
+    if is_closed {
+        let _gone = socket.shutdown().await;
+    }
     let why = match ending {
         Some(Ending::Closed) if is_refused => {
             reset(&socket);
@@ -276,7 +279,6 @@ async fn connection<O: Opener>(
 /// Lets the local program take what it was sent: closing a socket that holds unread bytes would
 /// throw that away.
 async fn linger(socket: &mut TcpStream) {
-    let _gone = socket.shutdown().await;
     let mut unwanted = vec![0; 16 * 1024];
     let gone = async { while matches!(socket.read(&mut unwanted).await, Ok(1..)) {} };
     let _late = tokio::time::timeout(LINGER, gone).await;

@@ -66,8 +66,8 @@ struct Shared<O: Opener> {
 
 struct State {
     members: Vec<Member>,
-    /// Old SSM Agents: a session that waits for its connection.
-    fresh: Option<Whole>,
+    /// Old SSM Agents: sessions that wait for their connection.
+    fresh: Vec<Whole>,
     /// Old SSM Agents: connections with a session of their own.
     taken: usize,
     is_basic: bool,
@@ -114,7 +114,7 @@ impl<O: Opener> Pool<O> {
             printer,
             state: Mutex::new(State {
                 members: Vec::new(),
-                fresh: None,
+                fresh: Vec::new(),
                 taken: 0,
                 is_basic: false,
                 opening: 0,
@@ -173,19 +173,18 @@ impl<O: Opener> Pool<O> {
             let mut state = self.shared.lock();
             (
                 std::mem::take(&mut state.members),
-                state.fresh.take(),
+                std::mem::take(&mut state.fresh),
                 std::mem::take(&mut state.tasks),
             )
         };
         // Dropped, those that are being opened end by themselves.
         drop(tasks);
         let members = members.into_iter().map(Member::end);
-        let fresh = async {
-            if let Some(fresh) = fresh {
-                fresh.end().await;
-            }
-        };
-        tokio::join!(futures_util::future::join_all(members), fresh);
+        let fresh = fresh.into_iter().map(Whole::end);
+        tokio::join!(
+            futures_util::future::join_all(members),
+            futures_util::future::join_all(fresh)
+        );
     }
 }
 
@@ -194,7 +193,7 @@ impl<O: Opener> Drop for Pool<O> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.members.clear();
-        state.fresh = None;
+        state.fresh.clear();
         state.tasks.abort_all();
     }
 }
@@ -214,8 +213,7 @@ impl State {
     fn add<O: Opener>(&mut self, shared: &Arc<Shared<O>>, session: Session) {
         let Some(PortMode::Multiplexed { keepalive }) = session.opened().port else {
             self.is_basic = true;
-            // One that nobody waits for any more ends when it is dropped.
-            self.fresh = Some(Whole::basic(session));
+            self.fresh.push(Whole::basic(session));
             return;
         };
         self.is_basic = false;
@@ -261,7 +259,7 @@ impl State {
         shared: &Arc<Shared<O>>,
         wish: &Wish,
     ) -> Result<Option<Far>, Error> {
-        if let Some(fresh) = self.fresh.take() {
+        if let Some(fresh) = self.fresh.pop() {
             self.taken += 1;
             return Ok(Some(Far::Whole(fresh)));
         }

@@ -84,7 +84,8 @@ impl<'a> Meter<'a> {
 /// How a connection ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// The target closed it, and all that it sent was handed on.
+    /// The target closed it, and all that it sent was handed on. Telling the local side of the end
+    /// is the caller's.
     Closed,
     /// The local side ended, and the target said nothing more.
     Left,
@@ -170,7 +171,7 @@ async fn down<W: AsyncWrite + Unpin>(
         };
         let bytes = match read {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => break,
+            Ok(None) => return Ending::Closed,
             Err(over) => return Ending::Over(over),
         };
         if let Err(failed) = meter.count(0, bytes.len()) {
@@ -179,10 +180,6 @@ async fn down<W: AsyncWrite + Unpin>(
         if let Err(error) = hand_on(&mut to, &bytes).await {
             return Ending::Local(error);
         }
-    }
-    match to.shutdown().await {
-        Ok(()) => Ending::Closed,
-        Err(error) => Ending::Local(error),
     }
 }
 

@@ -20,8 +20,11 @@ use super::socket::Socket;
 /// Between two attempts: the first and the longest, before jitter.
 const BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
-/// A connection that lived for so long was a good one.
+/// The longest behind a connection that carried something.
+const LONGEST_USEFUL: Duration = Duration::from_secs(1);
+/// A connection that lived for so long was a good one; one that carried something, sooner.
 const STABLE: Duration = Duration::from_secs(10);
+const STABLE_USEFUL: Duration = Duration::from_secs(1);
 /// For the first connection of a session.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// SSM's idle timeout is 60 minutes at most: what was away for longer is gone.
@@ -87,9 +90,15 @@ impl WayBack {
 
     /// Another connection, since the last one, on which something was `heard` last, was lost.
     pub(super) fn again(&mut self, heard: Instant, why: &str) -> Search {
-        // One that is closed at once must not make us ask AWS in a circle.
-        self.delay = if self.connected.elapsed() < STABLE {
-            (self.delay * 2).clamp(BACKOFF, LONGEST)
+        // One that is closed at once must not make us ask AWS in a circle. A network that cuts
+        // again and again, and carries something in between, must not make us wait for long.
+        let (stable, longest) = if heard > self.connected {
+            (STABLE_USEFUL, LONGEST_USEFUL)
+        } else {
+            (STABLE, LONGEST)
+        };
+        self.delay = if self.connected.elapsed() < stable {
+            (self.delay * 2).clamp(BACKOFF, longest)
         } else {
             Duration::ZERO
         };

@@ -51,6 +51,7 @@ async fn two_hundred_transfers_are_cut_at_random_points_and_none_hangs_or_differ
             knobs.retention = retention;
             // The SSM Agent's own pace would make this minutes longer and no harder.
             knobs.pace = Duration::ZERO;
+            knobs.payload = 8 * 1024;
         });
         let mut cuts = 0;
         let transfers = async {
@@ -121,7 +122,7 @@ async fn eight_at_once(total: usize) {
 
 #[tokio::test]
 async fn eight_connections_survive_a_foul_network() {
-    eight_at_once(64 << 20).await;
+    eight_at_once(32 << 20).await;
 }
 
 /// The whole of it: `cargo test --release --workspace --test e2e -- --ignored five_hundred`.

@@ -2,6 +2,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::iam::shape::tests::typed;
+use crate::iam::statement::OWNER_TAG;
 
 fn pretty(document: &impl Serialize) -> String {
     serde_json::to_string_pretty(document).unwrap()

@@ -14,7 +14,7 @@ use postern_proto::ssm::channel::{
 use postern_proto::ssm::crypt::SessionKey;
 use postern_proto::ssm::message::{Message, MessageKind};
 use postern_proto::ssm::payload::{Flag, SecretText};
-use postern_proto::ssm::version::{ClientFeatures, PortMode};
+use postern_proto::ssm::version::{AgentFeatures, ClientFeatures, PortMode};
 use rand::Rng as _;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -390,11 +390,13 @@ impl Driver {
                     addresses,
                     port,
                 };
+                // An old one does not know how, whatever the client can do.
+                let knows = AgentFeatures::new(Some(&self.knobs.agent_version)).multiplexes();
                 match opened.port {
-                    Some(PortMode::Multiplexed { keepalive }) => {
+                    Some(PortMode::Multiplexed { keepalive }) if knows => {
                         Work::start(pace, payload, |ends| mux::run(ends, to, keepalive))
                     }
-                    Some(PortMode::Basic) => {
+                    Some(PortMode::Multiplexed { .. } | PortMode::Basic) => {
                         Work::start(pace, payload, |ends| port::basic(ends, to))
                     }
                     Some(PortMode::Stream) | None => {
