@@ -17,7 +17,6 @@ use tokio_util::task::AbortOnDropHandle;
 use futures_util::StreamExt as _;
 use postern_proto::ssm::payload::OpenDataChannel;
 
-use crate::context::Context;
 use crate::identity::testing::World;
 
 use super::Ssm;
