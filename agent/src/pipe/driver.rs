@@ -25,6 +25,9 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 const LOST_AFTER: Duration = Duration::from_secs(90);
 /// How often a peer that we do not listen to, since the target is behind, is told that we live.
 const SIGN: Duration = Duration::from_secs(2);
+/// Once nothing can be written any more: how long what has arrived is still read. A `Close` may lie
+/// in it, and the pipe of a peer that said goodbye is not kept.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the peer may take in all to answer our `Close`.
 const CLOSE_TIME: Duration = Duration::from_secs(60);
 
@@ -76,6 +79,8 @@ pub(crate) struct Driver<S> {
     /// The part of the current frame that the stream has not taken.
     output: Bytes,
     unflushed: bool,
+    /// Nothing can be written any more: why, and until when what has arrived is still read.
+    deaf: Option<(PipeError, Instant)>,
     heard: Instant,
     pinged: Option<Instant>,
     signed: Instant,
@@ -100,6 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             budget,
             output: Bytes::new(),
             unflushed: false,
+            deaf: None,
             heard: Instant::now(),
             pinged: None,
             signed: Instant::now(),
@@ -115,6 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.received = BytesMut::new();
         self.output = Bytes::new();
         self.unflushed = false;
+        self.deaf = None;
         self.first = None;
         self.pipe.cut();
     }
@@ -177,16 +184,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     return Poll::Ready(Ok(event));
                 }
             }
-            ready!(self.poll_fill(cx))?;
+            if let Err(error) = ready!(self.poll_fill(cx)) {
+                // What was first is the reason.
+                let first = self.deaf.take().map_or(error, |(first, _)| first);
+                return Poll::Ready(Err(first));
+            }
         }
     }
 
-    /// Writes all that the pipe has to say. Ready when the stream has taken and flushed it.
-    pub(super) fn poll_transmit(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-    ) -> Poll<Result<(), PipeError>> {
+    /// Writes all that the pipe has to say. Ready when the stream has taken and flushed it. A
+    /// connection that takes no more is not lost before what has arrived on it is read: see
+    /// [`Self::poll_event`] and [`Self::poll_timers`].
+    pub(super) fn poll_transmit(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        if self.deaf.is_some() {
+            return Poll::Pending;
+        }
+        if let Err(error) = ready!(self.poll_write(cx, now)) {
+            tracing::debug!(%error, "nothing can be written any more");
+            self.deaf = Some((error, now + LAST_WORDS));
+            // Who reads is asked again at once.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), PipeError>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Ok(()));
         };
@@ -223,6 +246,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     ) -> Poll<Result<(), PipeError>> {
         if self.is_detached() {
             return Poll::Pending;
+        }
+        if let Some((error, until)) = &self.deaf {
+            ready!(self.timer.poll(Some(*until), cx));
+            return Poll::Ready(Err(error.clone()));
         }
         if !listening {
             self.heard = Instant::now();
@@ -276,16 +303,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     async fn see_off(&mut self, mut answered: bool, silence: Duration) -> Result<(), PipeError> {
         loop {
             let step = std::future::poll_fn(|cx| {
-                let now = Instant::now();
-                if let Poll::Ready(done) = self.poll_transmit(cx, now)
-                    && (done.is_err() || answered)
-                {
-                    return Poll::Ready(done.map(|()| None));
+                let sent = self.poll_transmit(cx, Instant::now()).is_ready();
+                if !answered {
+                    return self.poll_event(cx).map_ok(Some);
                 }
-                if answered {
-                    return Poll::Pending;
+                // Somebody who said goodbye and takes no more has all that he wants.
+                if sent || self.deaf.is_some() {
+                    return Poll::Ready(Ok(None));
                 }
-                self.poll_event(cx).map_ok(Some)
+                Poll::Pending
             });
             let step = timeout(silence, step)
                 .await
@@ -298,8 +324,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Some(Event::Eof | Event::Pong(_)) => {}
             }
         }
-        if let Some(stream) = &mut self.stream {
-            stream.shutdown().await?;
+        // The peer has answered, and may be gone.
+        if let (Some(stream), None) = (&mut self.stream, &self.deaf) {
+            drop(stream.shutdown().await);
         }
         Ok(())
     }

@@ -132,21 +132,13 @@ where
             if moved_up || moved_down {
                 continue;
             }
-            if self.is_over() {
-                return match self.driver.poll_transmit(cx, now) {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(Err(error)) => Poll::Ready(Finish::Pipe(error)),
-                    Poll::Ready(Ok(())) => Poll::Ready(match self.broken.take() {
-                        Some(error) => Finish::Target(error),
-                        None => Finish::Done,
-                    }),
-                };
+            let flushed = self.driver.poll_transmit(cx, now).is_ready();
+            if flushed && self.is_over() {
+                return Poll::Ready(match self.broken.take() {
+                    Some(error) => Finish::Target(error),
+                    None => Finish::Done,
+                });
             }
-            let flushed = match self.driver.poll_transmit(cx, now) {
-                Poll::Ready(Ok(())) => true,
-                Poll::Ready(Err(error)) => return Poll::Ready(Finish::Pipe(error)),
-                Poll::Pending => false,
-            };
             let listening = flushed && self.chunk.is_empty();
             match self.driver.poll_timers(cx, listening) {
                 Poll::Ready(Ok(())) => {}
@@ -238,10 +230,8 @@ where
             if self.down != Way::Open {
                 break;
             }
-            match self.driver.poll_transmit(cx, now) {
-                Poll::Pending => break,
-                Poll::Ready(Err(error)) => return Err(Finish::Pipe(error)),
-                Poll::Ready(Ok(())) => {}
+            if self.driver.poll_transmit(cx, now).is_pending() {
+                break;
             }
             let room = self.driver.room().min(DATA_LIMIT);
             if room == 0 {
