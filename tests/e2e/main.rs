@@ -16,6 +16,7 @@ mod harness;
 mod health;
 mod instance_connect;
 mod interop;
+mod log_key;
 mod operate;
 mod resume;
 mod resumption;
