@@ -8,9 +8,11 @@
 //! ```
 
 mod auditors;
+mod claims;
 mod disk;
 mod event;
 mod flush;
+mod handed;
 mod health;
 mod log;
 mod open;
@@ -31,17 +33,20 @@ use postern_proto::audit::event::{Event, Fact, RecordingDigest};
 use postern_proto::audit::tree;
 use postern_proto::gateway::message::Witness;
 use postern_proto::names::SessionId;
-use postern_proto::recording::RecordingName;
 pub use postern_proto::recording::{Entry, Kind as RecordingKind};
+use postern_proto::recording::{Keep, RecordingName};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use claims::{ClaimError, NotTaken, Taken};
+use claims::{Claims, Uploads};
 pub(crate) use event::{agent_event, now_ms};
+pub(crate) use handed::PieceError;
 use health::{Health, lock};
 pub use open::{LookError, OpenError, Settings, Startup, look};
 use quota::Usage;
 use reader::FolderStore;
 use recorder::{Begin, Open, Queue, ROOM};
-pub use recover::LogError;
+pub use recover::{LogError, hint as log_hint};
 use writer::Order;
 
 /// What leaves say of the program that wrote them.
@@ -81,6 +86,8 @@ struct Shared {
     dirty: Arc<flush::Dirty>,
     health: Arc<Health>,
     usage: Usage,
+    claims: Arc<Claims>,
+    uploads: Arc<Uploads>,
     /// Recordings whose end the log does not state yet.
     recordings: Mutex<std::collections::HashMap<RecordingName, Arc<Open>>>,
     checkpoint: watch::Receiver<String>,
@@ -161,13 +168,16 @@ impl Evidence {
         witness: &mut Witness,
         known: u64,
     ) -> Result<(), EvidenceError> {
+        let size = witness.checkpoint.lines().nth(1);
+        let size: Option<u64> = size.and_then(|size| size.parse().ok());
+        // Of the same state, or of a newer one than ours, nothing can be proven.
+        if size.is_some_and(|size| known >= size) {
+            witness.consistency = Vec::new();
+            return Ok(());
+        }
         let store = self.reader();
-        let note = witness.checkpoint.clone();
         let work = move || -> Option<Vec<String>> {
-            let size = note.lines().nth(1)?.parse().ok()?;
-            if known > size {
-                return Some(Vec::new());
-            }
+            let size = size?;
             let tiles = |level: u8, index: u64| store.tile(level, index, size);
             let proof = tree::prove_growth(&tiles, size, known).ok()?;
             Some(proof.iter().map(|hash| hex::encode(hash.0)).collect())
@@ -179,10 +189,16 @@ impl Evidence {
     }
 
     /// The proof of the same event under the newest checkpoint.
-    pub async fn renew(&self, witness: &Witness) -> Result<Witness, EvidenceError> {
-        let store = self.reader();
+    pub async fn renew(&self, witness: Witness) -> Result<Witness, EvidenceError> {
         let note = self.checkpoint();
-        let (leaf, leaf_hash) = (witness.leaf, witness.leaf_hash.clone());
+        if note == witness.checkpoint {
+            return Ok(Witness {
+                consistency: Vec::new(),
+                ..witness
+            });
+        }
+        let store = self.reader();
+        let (leaf, leaf_hash) = (witness.leaf, witness.leaf_hash);
         let work = move || -> Option<Witness> {
             let size = note.lines().nth(1)?.parse().ok()?;
             let tiles = |level: u8, index: u64| store.tile(level, index, size);
@@ -230,9 +246,11 @@ impl Evidence {
         self.shared.queue.begin(Begin {
             name,
             usage,
-            bulk: self.is_bulk(&kind),
+            keep: Keep {
+                input: self.shared.record_input,
+                bulk: self.is_bulk(&kind),
+            },
             kind,
-            record_input: self.shared.record_input,
             reply,
         });
         let open = self.or_failure(answer).await?;

@@ -10,12 +10,15 @@
 //! | `GET /v1/recordings/NAME` | `audit_play` | one recording, encrypted as it is stored |
 //! | `GET /v1/sessions` | `session_list`, else the caller's own | live sessions |
 //! | `DELETE /v1/sessions/ID` | `session_kill`, or the caller's own | ends one |
+//! | `POST /v1/claims?log=…&entry=…` | | takes an entry of the client's own log |
+//! | `GET`, `POST /v1/claims/recordings/NAME` | the claim's owner | takes its recording, in pieces |
 //!
 //! Every request checks the certificate again ([`caller::Caller`]). Reading is an event, durable
 //! before the answer. Errors are `{"error", "hint"}`.
 
 mod audit;
 mod caller;
+mod claims;
 mod error;
 mod sessions;
 mod targets;
@@ -98,6 +101,11 @@ impl Api {
             .route("/v1/recordings/{name}", get(audit::recording))
             .route("/v1/sessions", get(sessions::list))
             .route("/v1/sessions/{id}", delete(sessions::kill))
+            .route("/v1/claims", post(claims::claim))
+            .route(
+                "/v1/claims/recordings/{name}",
+                get(claims::handed).post(claims::hand_over),
+            )
             .fallback(async || ApiError::not_found("there is nothing at this path"))
             .method_not_allowed_fallback(async || ApiError::method())
             .layer(middleware::from_fn(in_time))

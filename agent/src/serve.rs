@@ -175,5 +175,5 @@ async fn close_recording(session: &Session, recording: &Recording) {
 }
 
 fn fresh_id() -> SessionId {
-    SessionId::from_parts(u64::try_from(now_ms()).unwrap_or(0), rand::random())
+    SessionId::of_agent(u64::try_from(now_ms()).unwrap_or(0), rand::random())
 }

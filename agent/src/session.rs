@@ -24,7 +24,7 @@ mod step_up;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use postern_proto::audit::event::{Access, Actor, Event, EventTarget, Fact};
@@ -67,8 +67,8 @@ pub struct Session {
     evidence: Evidence,
     rules: Rules,
     secret: zeroize::Zeroizing<[u8; 32]>,
-    /// Of the event that granted it; set once that is durable.
-    witness: Witness,
+    /// Of the event that granted it, as last proven.
+    witness: Mutex<Witness>,
     ending: watch::Sender<Option<Ending>>,
     notice: watch::Sender<Option<Arc<str>>>,
     up: AtomicU64,
@@ -109,7 +109,7 @@ impl Session {
             evidence: beginning.evidence,
             rules: beginning.rules,
             secret: beginning.secret,
-            witness: beginning.witness,
+            witness: Mutex::new(beginning.witness),
             ending: watch::Sender::new(None),
             notice: watch::Sender::new(None),
             up: AtomicU64::new(0),
@@ -144,9 +144,16 @@ impl Session {
         self.ends_at
     }
 
-    /// The proof that the log holds the event that granted it.
-    pub(crate) fn witness(&self) -> &Witness {
-        &self.witness
+    /// The proof, under the newest checkpoint, that the log holds the event that granted it.
+    pub(crate) async fn witness(&self) -> Result<Witness, EvidenceError> {
+        let known = self.proven().clone();
+        let renewed = self.evidence.renew(known).await?;
+        self.proven().clone_from(&renewed);
+        Ok(renewed)
+    }
+
+    fn proven(&self) -> MutexGuard<'_, Witness> {
+        self.witness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Since when it has no pipe.

@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_proto::names::{LoginUser, SessionId, TargetName};
 use secrecy::SecretString;
 
+mod policy;
+
+pub use policy::*;
+
 /// Shells and tunnels to private hosts, for people who proved MFA to AWS
 #[derive(Debug, Parser)]
 #[command(
@@ -88,6 +92,8 @@ pub enum Command {
     Why(WhyArgs),
     /// Read and verify the audit log and recordings
     Audit(AuditArgs),
+    /// IAM policies that make AWS itself demand MFA: print them, check an account
+    Policy(PolicyArgs),
     /// Print the completion script of a shell
     Completions(CompletionsArgs),
 }
@@ -130,16 +136,21 @@ pub struct LsArgs {
     /// Only targets that match all of these: part of a name, id or address, or `tag:KEY=VALUE`
     #[arg(value_name = "FILTER")]
     pub filters: Vec<String>,
+    /// Whose targets: the agent's or those that SSM manages [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// Ways to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Via {
-    /// The agent that is configured
+    /// The agent if it is configured, answers and knows the target, else SSM
     #[default]
     Auto,
     /// Through the agent
     Bastion,
+    /// Through AWS Systems Manager
+    Ssm,
 }
 
 /// `postern connect`.
@@ -147,6 +158,7 @@ pub enum Via {
 #[command(after_help = "Examples:\n  \
     postern connect web-1\n  \
     postern connect web-1 -- systemctl status nginx\n  \
+    postern connect web-1 -- 'cd /srv && du -sh * | sort -h'\n  \
     postern connect web-1 -L 8080:localhost:80\n\n\
     Returns the remote status (128+n for a signal), and 255 for every failure of ours.")]
 pub struct ConnectArgs {
@@ -155,9 +167,21 @@ pub struct ConnectArgs {
     /// Login user on the target
     #[arg(short = 'l', long)]
     pub user: Option<LoginUser>,
-    /// Route to the target
-    #[arg(long, value_enum, default_value_t)]
-    pub via: Via,
+    /// Route to the target [default: auto] [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
+    /// Through SSM: speak SSH with the target's own server, not the shell of the SSM Agent
+    #[arg(long)]
+    pub ssh: bool,
+    /// Port of that server
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "PORT",
+        default_value_t = 22,
+        requires = "ssh"
+    )]
+    pub port: u16,
     /// Forward the SSH agent, where policy allows
     #[arg(short = 'A')]
     pub forward_agent: bool,
@@ -176,7 +200,7 @@ pub struct ConnectArgs {
     /// Listen here as a SOCKS proxy, connect from the target
     #[arg(short = 'D', value_name = "[BIND:]PORT")]
     pub dynamic: Vec<String>,
-    /// A command instead of a shell
+    /// A command instead of a shell: one word is a line for the target's shell, several arrive as they are
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
@@ -187,19 +211,23 @@ pub struct ConnectArgs {
     postern forward db-1 5432                  the same local port, or a free one if it is taken\n  \
     postern forward db-1 15432:5432\n  \
     postern forward bastion-1 0:db.internal:5432   a free local port\n  \
-    postern forward db-1 0:5432 -- sh -c 'psql -p $POSTERN_FORWARD_PORT'")]
+    postern forward db-1 0:5432 -- sh -c 'psql -p $POSTERN_FORWARD_PORT'\n  \
+    postern forward --via ssm app-1 8080:db.internal:80")]
 pub struct ForwardArgs {
     /// Instance id, Name tag, private address or DNS name, or `tag:KEY=VALUE`
     pub target: TargetName,
     /// Ports to carry
     #[arg(required = true, value_name = "[LOCAL:]PORT | [LOCAL:]HOST:PORT")]
     pub ports: Vec<String>,
+    /// SSM sessions at once, over which connections are spread [default: 4] [environment: POSTERN_SSM_SESSIONS]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub sessions: Option<u8>,
     /// Forward only while this command runs, and return its status
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
-    /// Route to the target
-    #[arg(long, value_enum, default_value_t)]
-    pub via: Via,
+    /// Route to the target [default: auto] [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// `postern proxy`.
@@ -210,8 +238,11 @@ pub struct ProxyArgs {
     /// Login user and target
     #[arg(value_name = "USER@TARGET")]
     pub destination: String,
-    /// Port that stock `ssh` names; the inventory knows the real one
+    /// Port that stock `ssh` names; the agent's inventory knows the real one
     pub port: Option<u16>,
+    /// Route to the target [default: auto] [environment: POSTERN_VIA]
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// `postern ssh-config`.

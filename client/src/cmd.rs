@@ -7,6 +7,7 @@ pub mod forward;
 pub mod login;
 pub mod logout;
 pub mod ls;
+pub mod policy;
 pub mod proxy;
 pub mod ssh_config;
 pub mod status;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use postern_proto::names::AgentId;
+use clap::ValueEnum as _;
+use postern_proto::names::{AgentId, TargetName};
 use secrecy::SecretString;
 
-use crate::cli::GlobalArgs;
+use crate::cli::{GlobalArgs, Via};
 
 mod agent;
 mod file;
@@ -41,11 +42,19 @@ pub mod variable {
     pub const STORE: &str = "POSTERN_STORE";
     /// The auditor's age identity file.
     pub const AUDITOR_IDENTITY: &str = "POSTERN_AUDITOR_IDENTITY";
+    /// SSM sessions of one forward at once.
+    pub const SSM_SESSIONS: &str = "POSTERN_SSM_SESSIONS";
+    /// Route to targets: `auto`, `bastion` or `ssm`.
+    pub const VIA: &str = "POSTERN_VIA";
+    /// Folder of the evidence that this client writes itself.
+    pub const EVIDENCE: &str = "POSTERN_EVIDENCE";
+    /// Age recipients of its auditors, separated by commas.
+    pub const AUDITORS: &str = "POSTERN_AUDITORS";
     /// The six digits.
     pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
 
     /// All of them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 17] = [
         CONFIG,
         AGENT,
         AGENT_ID,
@@ -58,9 +67,18 @@ pub mod variable {
         STATE,
         STORE,
         AUDITOR_IDENTITY,
+        SSM_SESSIONS,
+        VIA,
+        EVIDENCE,
+        AUDITORS,
         MFA_CODE,
     ];
 }
+
+/// SSM sessions of one forward, when nothing else is said.
+const SSM_SESSIONS: usize = 4;
+/// The most that anybody may ask for: AWS counts sessions per account.
+const SSM_SESSIONS_LIMIT: usize = 16;
 
 /// A copy of the process's variables, so that tests bring their own. An empty variable counts as
 /// absent.
@@ -161,6 +179,10 @@ pub struct Settings {
     pub profile_named: bool,
     /// Login user when a command names none.
     pub login_user: Option<String>,
+    /// Route to targets when a command names none.
+    pub via: Via,
+    /// Names of one's own for targets.
+    pub aliases: BTreeMap<String, TargetName>,
     /// See [`KeyringChoice`].
     pub keyring: KeyringChoice,
     /// Folder of what the client keeps.
@@ -169,6 +191,12 @@ pub struct Settings {
     pub audit_store: Option<PathBuf>,
     /// The auditor's age identity file.
     pub auditor_identity: Option<PathBuf>,
+    /// SSM sessions of one forward at once.
+    pub ssm_sessions: usize,
+    /// Folder of the evidence that this client writes itself.
+    pub evidence: PathBuf,
+    /// Age recipients of the auditors of that evidence; the user's own key when there are none.
+    pub auditors: Vec<String>,
     /// The six digits, from the environment.
     pub mfa_code: Option<SecretString>,
 }
@@ -203,6 +231,10 @@ impl Settings {
                 .ok_or_else(|| ConfigError::keyring(variable::KEYRING.to_owned(), text))?,
             None => file.keyring()?.unwrap_or_default(),
         };
+        let via = match environment.text(variable::VIA)? {
+            Some(text) => route(variable::VIA.to_owned(), text)?,
+            None => file.via()?.unwrap_or_default(),
+        };
         let state = environment
             .path(variable::STATE)
             .or_else(|| file.path(file.state.as_deref(), environment))
@@ -218,7 +250,17 @@ impl Settings {
                 .text(variable::USER)?
                 .map(str::to_owned)
                 .or_else(|| file.user.clone()),
+            via,
+            aliases: file.aliases()?,
             keyring,
+            evidence: environment
+                .path(variable::EVIDENCE)
+                .or_else(|| file.path(file.evidence.as_deref(), environment))
+                .unwrap_or_else(|| state.join("evidence")),
+            auditors: match environment.text(variable::AUDITORS)? {
+                Some(text) => auditors(variable::AUDITORS, text.split(','))?,
+                None => file.auditors()?,
+            },
             state,
             audit_store: environment
                 .path(variable::STORE)
@@ -226,11 +268,23 @@ impl Settings {
             auditor_identity: environment
                 .path(variable::AUDITOR_IDENTITY)
                 .or_else(|| file.path(file.auditor_identity.as_deref(), environment)),
+            ssm_sessions: match environment.text(variable::SSM_SESSIONS)? {
+                Some(text) => ssm_sessions(variable::SSM_SESSIONS.to_owned(), text)?,
+                None => file.ssm_sessions()?.unwrap_or(SSM_SESSIONS),
+            },
             mfa_code: environment
                 .text(variable::MFA_CODE)?
                 .map(SecretString::from),
         })
     }
+}
+
+/// Parses a route from `place`.
+fn route(place: String, text: &str) -> Result<Via, ConfigError> {
+    Via::from_str(text, false).map_err(|_| ConfigError::Value {
+        place,
+        problem: format!("`{text}` is no route: auto, bastion or ssm"),
+    })
 }
 
 fn default_file(environment: &Environment) -> Option<PathBuf> {
@@ -351,6 +405,17 @@ pub(crate) fn read_small(
     Ok(bytes)
 }
 
+/// Reads the number of SSM sessions.
+fn ssm_sessions(place: String, text: &str) -> Result<usize, ConfigError> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| (1..=SSM_SESSIONS_LIMIT).contains(number))
+        .ok_or_else(|| ConfigError::Value {
+            place,
+            problem: format!("`{text}` is no number of sessions: 1 to {SSM_SESSIONS_LIMIT}"),
+        })
+}
+
 /// Checks that a text is the ARN of an IAM role.
 fn is_role_arn(text: &str) -> bool {
     let mut parts = text.splitn(6, ':');
@@ -367,6 +432,26 @@ fn is_role_arn(text: &str) -> bool {
             role.strip_prefix("role/")
                 .is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()))
         })
+}
+
+/// Checks age recipients from `place`.
+fn auditors<'a>(
+    place: &str,
+    texts: impl Iterator<Item = &'a str>,
+) -> Result<Vec<String>, ConfigError> {
+    texts
+        .map(str::trim)
+        .map(|text| match text.parse::<age::x25519::Recipient>() {
+            Ok(_) => Ok(text.to_owned()),
+            Err(why) => {
+                let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+                Err(ConfigError::Value {
+                    place: place.to_owned(),
+                    problem: format!("`{shown}` is no age recipient (`age1…`): {why}"),
+                })
+            }
+        })
+        .collect()
 }
 
 /// Parses an agent id from `place`.

@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use postern_proto::gateway::message::{CloseReason, DenyCode, Granted, OpenKind};
 use postern_proto::names::TargetName;
 use tokio::net::{TcpListener, TcpStream};
@@ -32,8 +31,9 @@ use crate::error::Error;
 use crate::gateway::{Gateway, GatewayError, Membership, Opened, Request};
 use crate::http::Client;
 use crate::output::Printer;
-use crate::pipe;
-use spare::Spare;
+use crate::pipe::{self, Early};
+use crate::route::Refusal;
+use spare::Spares;
 use spec::Forward;
 
 /// How long the pipe of the first `Open` waits for its connection.
@@ -69,7 +69,7 @@ struct Shared {
     request: Request,
     session: Mutex<Membership>,
     granted: Granted,
-    spare: Spare,
+    spares: Spares,
     printer: Printer,
     connections: AtomicU64,
     up: AtomicU64,
@@ -86,7 +86,7 @@ impl Tunnel {
         forward: &Forward,
         printer: Printer,
         ended: mpsc::Sender<Error>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Refusal> {
         let listener = forward.listen().await?;
         let address = listener
             .local_addr()
@@ -98,13 +98,13 @@ impl Tunnel {
                 port: forward.port,
             },
         };
-        let first = gateway.open(&request, &Bytes::new()).await?;
+        let first = gateway.open(&request, &mut Early::none()).await?;
         let shared = Arc::new(Shared {
             gateway: Arc::clone(gateway),
             session: Mutex::new(first.membership()),
             granted: first.granted.clone(),
             request,
-            spare: Spare::new(Arc::clone(gateway)),
+            spares: Spares::new(Arc::clone(gateway)),
             printer,
             connections: AtomicU64::new(0),
             up: AtomicU64::new(0),
@@ -203,22 +203,29 @@ impl Shared {
             .clone()
     }
 
-    /// A further pipe of the session; a new session when the agent has forgotten it.
-    async fn pipe(&self) -> Result<Opened, GatewayError> {
+    /// A further pipe of the session; a new session when the agent has forgotten it. What the local
+    /// program says meanwhile goes out with the request.
+    async fn pipe(&self, local: &mut TcpStream) -> Result<Opened, GatewayError> {
+        let mut early = Early::from_local(local);
         let joined = self
             .gateway
             .join(
                 &self.request,
                 &self.session(),
-                &Bytes::new(),
-                self.spare.take(),
+                &mut early,
+                self.spares.take(),
             )
             .await;
         match joined {
             Err(GatewayError::Denied(denied)) if denied.code == DenyCode::Policy => {}
-            other => return other,
+            Ok(opened) => {
+                let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+                session.renew(&opened);
+                return Ok(opened);
+            }
+            Err(error) => return Err(error),
         }
-        let opened = self.gateway.open(&self.request, &Bytes::new()).await?;
+        let opened = self.gateway.open(&self.request, &mut early).await?;
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = opened.membership();
         Ok(opened)
     }
@@ -236,7 +243,7 @@ async fn connection(
     let opened = match first {
         Some(first) => Ok(first),
         None => tokio::select! {
-            opened = shared.pipe() => opened,
+            opened = shared.pipe(&mut socket) => opened,
             () = stop.cancelled() => return,
         },
     };
@@ -294,7 +301,7 @@ async fn connection(
 }
 
 /// Makes the end of a connection that broke look like one: a plain close would be an end of file.
-fn reset(socket: &TcpStream) {
+pub(crate) fn reset(socket: &TcpStream) {
     let set = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
     if let Err(error) = set {
         tracing::debug!(%error, "SO_LINGER");

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use postern_proto::audit::note::Checkpoint;
 use postern_proto::gateway::message::{
@@ -25,7 +24,7 @@ use crate::error::{Error as UserError, Kind};
 use crate::identity::{self, ClientCertificate, IdentityError};
 use crate::pipe::line::{Dialled, Line, Redial};
 use crate::pipe::outage::{Away, Outages};
-use crate::pipe::{self, Answer, PipeError, Wire};
+use crate::pipe::{self, Answer, Early, PipeError, Wire};
 use crate::transport::{Connection, Dialer, TransportError};
 use crate::witness::{Memory, WitnessError};
 
@@ -124,6 +123,20 @@ impl Membership {
     /// The session.
     pub fn id(&self) -> SessionId {
         self.session
+    }
+
+    /// A further pipe brought newer evidence of the same event.
+    pub(crate) fn renew(&mut self, opened: &Opened) {
+        self.evidence.clone_from(&opened.granted.evidence);
+        self.seen.clone_from(&opened.seen);
+    }
+
+    /// Whether `evidence` states what was accepted already. A consistency proof says how it was
+    /// reached, and from the same state there is none.
+    fn rests_on(&self, evidence: &Witness) -> bool {
+        self.evidence.checkpoint == evidence.checkpoint
+            && self.evidence.leaf == evidence.leaf
+            && self.evidence.leaf_hash == evidence.leaf_hash
     }
 }
 
@@ -233,7 +246,11 @@ impl Gateway {
     }
 
     /// Opens a session. `early` goes out with the request.
-    pub async fn open(&self, request: &Request, early: &Bytes) -> Result<Opened, GatewayError> {
+    pub async fn open(
+        &self,
+        request: &Request,
+        early: &mut Early<'_>,
+    ) -> Result<Opened, GatewayError> {
         self.open_pipe(request, None, early, None).await
     }
 
@@ -242,7 +259,7 @@ impl Gateway {
         &self,
         request: &Request,
         session: &Membership,
-        early: &Bytes,
+        early: &mut Early<'_>,
         spare: Option<Connection>,
     ) -> Result<Opened, GatewayError> {
         self.open_pipe(request, Some(session), early, spare).await
@@ -270,7 +287,7 @@ impl Gateway {
         &self,
         request: &Request,
         session: Option<&Membership>,
-        early: &Bytes,
+        early: &mut Early<'_>,
         mut spare: Option<Connection>,
     ) -> Result<Opened, GatewayError> {
         let mut open = Open {
@@ -336,7 +353,7 @@ impl Gateway {
         connection: Connection,
         open: &mut Open,
         session: Option<&Membership>,
-        early: &Bytes,
+        early: &mut Early<'_>,
     ) -> Result<Answer<Connection>, GatewayError> {
         open.join =
             match session {
@@ -376,7 +393,7 @@ impl Gateway {
         }
         let seen = match session {
             // A further pipe rests on the event of its session's grant, which was accepted.
-            Some(session) if session.evidence == granted.evidence => session.seen.clone(),
+            Some(session) if session.rests_on(&granted.evidence) => session.seen.clone(),
             _ => self.memory.accept(&granted.evidence, known)?,
         };
         if let Some(line) = self.line(&granted) {

@@ -108,6 +108,16 @@ impl Client {
         self.parse(path, &body)
     }
 
+    /// POST of bytes, answered by JSON.
+    pub async fn post_bytes<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, HttpError> {
+        let body = self.request(Method::POST, path, body, JSON_LIMIT).await?;
+        self.parse(path, &body)
+    }
+
     /// DELETE; the answer says no more than yes.
     pub async fn delete(&mut self, path: &str) -> Result<(), HttpError> {
         let answer = self.request(Method::DELETE, path, Bytes::new(), JSON_LIMIT);

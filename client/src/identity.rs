@@ -24,11 +24,13 @@ pub mod enroll;
 mod error;
 pub mod keyring;
 mod login;
+pub(crate) mod sealed;
 pub mod secret;
 pub mod sign;
 pub mod store;
 pub mod sts;
 pub mod terminal;
+pub(crate) mod trust;
 
 pub use error::IdentityError;
 pub use keyring::{Memory, Ring};
@@ -103,12 +105,33 @@ pub async fn kept(context: &Context) -> Result<Option<(Kept, Ring)>, IdentityErr
 /// Credentials for EC2 and SSM calls: the role session, assumed again without a code when it is
 /// over, else the user session when the profile has no role.
 pub async fn call_keys(context: &Context) -> Result<sts::TemporaryKeys, IdentityError> {
+    call_keys_but(context, None).await
+}
+
+/// The same, when AWS no longer takes `over` though its time is not up: a role is assumed again,
+/// unless another `postern` did so already.
+pub async fn call_keys_anew(
+    context: &Context,
+    over: &secret::Keys,
+) -> Result<sts::TemporaryKeys, IdentityError> {
+    call_keys_but(context, Some(over)).await
+}
+
+async fn call_keys_but(
+    context: &Context,
+    over: Option<&secret::Keys>,
+) -> Result<sts::TemporaryKeys, IdentityError> {
     let store = Store::new(context);
     let _lock = store.lock().await?;
-    match login::role_session(context, &store).await? {
+    match login::role_session(context, &store, over).await? {
         Some(role) => Ok(role.session),
         None => Ok(login::session(context, &store).await?.0.user),
     }
+}
+
+/// The AWS profile that the context names.
+pub fn aws_profile(context: &Context) -> Result<aws::AwsProfile, IdentityError> {
+    login::aws_profile(context)
 }
 
 /// A certificate for `agent`: the kept one while it lives, else a new enrolment (which asks for
@@ -299,6 +322,6 @@ fn pin(agent: &AgentProfile) -> String {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

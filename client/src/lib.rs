@@ -15,13 +15,17 @@ pub mod cmd;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod evidence;
 pub mod forward;
 pub mod gateway;
 pub mod http;
+pub mod iam;
 pub mod identity;
 pub mod output;
 pub mod pipe;
+pub mod route;
 pub mod ssh;
+pub mod ssm;
 #[cfg(test)]
 mod testing;
 pub mod transport;
@@ -73,12 +77,22 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Error
         Command::Logout(args) => cmd::logout::run(context, args).await,
         Command::Status(args) => cmd::status::run(context, args).await,
         Command::Ls(args) => cmd::ls::run(context, args).await,
-        Command::Connect(args) => cmd::connect::run(context, args).await,
-        Command::Forward(args) => cmd::forward::run(context, args).await,
+        Command::Connect(mut args) => {
+            args.target = context.aliased(&args.target)?;
+            cmd::connect::run(context, args).await
+        }
+        Command::Forward(mut args) => {
+            args.target = context.aliased(&args.target)?;
+            cmd::forward::run(context, args).await
+        }
         Command::Proxy(args) => cmd::proxy::run(context, args).await,
         Command::SshConfig(args) => cmd::ssh_config::run(context, args).await,
-        Command::Why(args) => cmd::why::run(context, args).await,
+        Command::Why(mut args) => {
+            args.target = context.aliased(&args.target)?;
+            cmd::why::run(context, args).await
+        }
         Command::Audit(args) => cmd::audit::run(context, args).await,
+        Command::Policy(args) => cmd::policy::run(context, args).await,
         Command::Completions(args) => cmd::completions::run(context.printer, args),
     }
 }

@@ -7,6 +7,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`mod@open`] | `Open` with early data, `Granted` or `Denied` |
+//! | `early` | what the local side says before the answer |
 //! | [`wire`] | frames on one connection: writing, reading, acknowledging, heartbeat |
 //! | `line` | the next connection when one is lost |
 //! | [`outage`] | whether the network is there, for people |
@@ -15,6 +16,7 @@
 //! A TLS end without `Close` is a lost network, never an end of file: the pipe goes on on the next
 //! connection.
 
+mod early;
 pub(crate) mod line;
 pub mod open;
 pub mod outage;
@@ -28,6 +30,7 @@ use postern_proto::gateway::message::{Close, CloseReason, Denied};
 use postern_proto::gateway::pipe::Violation;
 use thiserror::Error;
 
+pub use early::Early;
 pub use open::{Answer, open};
 pub use relay::{Outcome, relay};
 pub use wire::Wire;

@@ -1,19 +1,23 @@
-//! Our own SSH client, over a pipe: no `ssh` is needed on the machine.
+//! Our own SSH client, over a pipe or an SSM session: no `ssh` is needed on the machine.
 //!
 //! ```text
-//! terminal ─ shell ─┐
-//! -A        ─ agent ─┼─ russh ─ in-memory stream ─ relay ─ pipe ─ agent
-//! -L -R -D  ─ forward (a pipe of its own)
+//! terminal ─ shell ─┐                                       ┌ pipe ─ agent
+//! -A        ─ agent ─┼─ russh ─ in-memory stream ─ relay ─┤
+//! -L -R -D  ─ forward (a connection of its own)             └ SSM session ─ target
 //! ```
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`link`] | one SSH connection over one pipe |
+//! | `client` | russh's client: settings, handshake, what it asks of us |
 //! | `host_key` | the check of the agent's host certificate |
+//! | [`known_hosts`] | the check of any other host's key |
+//! | [`login`] | keys that are shown to a host |
 //! | [`shell`] | the session channel: requests, streams, signals, status |
 //! | [`terminal`] | raw mode and its restoring, size, modes |
 //! | [`escape`] | `~.` and its like |
 //! | `status` | the line that tells of a lost network |
+//! | `typist` | what a person types: escapes, impatience |
 //! | [`agent`] | lending the local SSH agent |
 //! | [`forward`] | `-L`, `-R`, `-D` |
 //!
@@ -22,15 +26,19 @@
 //! always reads; output is taken from it by a task that waits for nothing else.
 
 pub mod agent;
+mod client;
 pub mod escape;
 pub mod forward;
 mod host_key;
+pub mod known_hosts;
 pub mod link;
+pub mod login;
 pub mod shell;
-mod status;
+pub(crate) mod status;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
+pub(crate) mod typist;
 
 use thiserror::Error;
 
@@ -53,6 +61,20 @@ pub enum SshError {
     /// The agent's SSH host key is not vouched for by the CA in `Granted`.
     #[error("the agent's SSH host key is not acceptable: {0}")]
     HostKey(String),
+    /// The session that carries SSH does not come about, or broke.
+    #[error(transparent)]
+    Carrier(UserError),
+    /// The host's key is not one that is known of it.
+    #[error("{0}")]
+    UnknownHost(String),
+    /// The host lets nobody in with what was offered.
+    #[error("the target does not let `{user}` in: {reason}")]
+    Login {
+        /// The login user.
+        user: String,
+        /// What was tried, and what it takes.
+        reason: String,
+    },
     /// A channel or request was refused.
     #[error("{what} was refused: {reason}")]
     Refused {
@@ -62,7 +84,7 @@ pub enum SshError {
         reason: String,
     },
     /// SSH itself failed.
-    #[error("SSH with the agent failed: {0}")]
+    #[error("SSH failed: {0}")]
     Protocol(String),
     /// The local terminal or a local stream failed.
     #[error("{what}: {source}")]
@@ -88,6 +110,12 @@ impl From<SshError> for UserError {
         match error {
             SshError::Gateway(error) => error.into(),
             SshError::Pipe(error) => error.into(),
+            SshError::Carrier(error) => error,
+            SshError::UnknownHost(_) => Self::denied(message).hint(
+                "compare the key with what the target's owner says, then put it into ~/.ssh/known_hosts",
+            ),
+            SshError::Login { .. } => Self::denied(message)
+                .hint("load the right key with ssh-add, or name another user with --user"),
             SshError::Ended(_) => {
                 Self::denied(message).hint("`postern why TARGET` shows what policy says now")
             }

@@ -291,7 +291,7 @@ pub(crate) fn refuses_certificate(error: &io::Error) -> bool {
 }
 
 /// The first address of `host:port` that accepts.
-async fn reach(address: &str) -> io::Result<TcpStream> {
+pub(crate) async fn reach(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for candidate in tokio::net::lookup_host(address).await? {
         match tokio::time::timeout(ADDRESS_DEADLINE, TcpStream::connect(candidate)).await {

@@ -95,6 +95,9 @@ fn every_help_page() {
         "audit show",
         "audit play",
         "audit verify",
+        "policy",
+        "policy iam",
+        "policy check",
         "completions",
     ] {
         let name = format!("help-{}", command.replace(' ', "-"));
@@ -228,9 +231,45 @@ fn a_wrong_configuration_is_named_with_the_right_one() {
 }
 
 #[test]
+fn iam_policies_are_printed_without_a_login_and_without_a_network() {
+    let home = Home::new();
+    let policy = |rest: &str| {
+        home.run(&format!(
+            "policy iam --account 111122223333 --region eu-west-1 {rest}"
+        ))
+    };
+    insta::assert_snapshot!("policy-iam-operators", policy("--for operators"));
+    insta::assert_snapshot!(
+        "policy-iam-attestation-json",
+        policy("--for attestation --max-age 1h --source-ip 203.0.113.7 --json")
+    );
+    insta::assert_snapshot!("policy-iam-all-json", policy("--tag env=staging --json"));
+    // With a profile and without an account: the region is known, the account is not.
+    insta::assert_snapshot!("policy-iam-no-account", alice().run("policy iam"));
+    insta::assert_snapshot!(
+        "policy-iam-no-region",
+        home.run("policy iam --account 111122223333")
+    );
+    insta::assert_snapshot!("policy-iam-tag", policy("--tag env"));
+    insta::assert_snapshot!("policy-iam-whom", policy("--for everybody"));
+}
+
+#[test]
+fn a_policy_check_that_cannot_ask_says_so() {
+    let check = |rest: &str| alice().run(&format!("policy check {rest}"));
+    insta::assert_snapshot!("policy-check-login", check(""));
+    insta::assert_snapshot!("policy-check-context", check("--context aws:SourceIp"));
+    insta::assert_snapshot!(
+        "policy-check-own-context",
+        check("--context aws:MultiFactorAuthPresent=true")
+    );
+    insta::assert_snapshot!("policy-check-instance", check("--instance web-1"));
+}
+
+#[test]
 fn the_completion_script_names_every_command() {
     let script = Home::new().run("completions bash");
-    for word in ["login", "ssh-config", "--mfa-code", "audit"] {
+    for word in ["login", "ssh-config", "--mfa-code", "audit", "policy"] {
         assert!(script.contains(word), "{word}");
     }
 }

@@ -158,6 +158,9 @@ name!(
     }
 );
 
+/// The highest of a ULID's 80 random bits.
+const CLIENT: u128 = 1 << 79;
+
 /// The one id of a session, in protocol, evidence and target logs alike: a ULID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(ulid::Ulid);
@@ -166,6 +169,22 @@ impl SessionId {
     /// Makes an id from a time in milliseconds since 1970 and 80 random bits.
     pub fn from_parts(unix_ms: u64, random: u128) -> Self {
         Self(ulid::Ulid::from_parts(unix_ms, random))
+    }
+
+    /// An id for a session that an agent grants: [`Self::is_of_client`] is false.
+    pub fn of_agent(unix_ms: u64, random: u128) -> Self {
+        Self::from_parts(unix_ms, random & !CLIENT)
+    }
+
+    /// An id for a session that a client claims, on a route without an agent.
+    pub fn of_client(unix_ms: u64, random: u128) -> Self {
+        Self::from_parts(unix_ms, random | CLIENT)
+    }
+
+    /// Whether a client made it. The two kinds never meet: no client can claim something of a
+    /// session that an agent granted. Written, the 11th character is `G` or later.
+    pub fn is_of_client(self) -> bool {
+        self.0.random() & CLIENT != 0
     }
 
     /// The 16 bytes that hashes and seals bind.
@@ -269,6 +288,20 @@ mod tests {
         let shown = error.to_string();
         assert!(shown.contains("a\\u{1b}[31m"), "{shown}");
         assert!(!shown.contains(&"b".repeat(70)), "{shown}");
+    }
+
+    #[test]
+    fn session_ids_of_agents_and_of_clients_never_meet() {
+        for random in [0, 1, u128::MAX, 0x5555_5555, CLIENT] {
+            let (agent, client) = (
+                SessionId::of_agent(9, random),
+                SessionId::of_client(9, random),
+            );
+            assert!(!agent.is_of_client() && client.is_of_client());
+            let (agent, client) = (agent.to_string(), client.to_string());
+            assert!(agent.as_bytes()[10] < b'G' && client.as_bytes()[10] >= b'G');
+            assert_eq!(agent[..10], client[..10]);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! record   flag `final`: without it the recording was interrupted
 //! ```
 //!
-//! [`seal`] writes it, [`open`] reads it, [`cast`] is what stands inside. Randomness and the age
+//! [`writer`] writes it ([`seal`] its records), [`open`] reads it, [`cast`] is what stands inside. Randomness and the age
 //! encryption are the caller's: this module is handed a [`DataKey`] and its wrapped form.
 
 pub mod bulk;
@@ -17,9 +17,11 @@ pub mod name;
 pub mod open;
 pub mod play;
 pub mod seal;
+pub mod writer;
 
 pub use entry::{Entry, Kind};
 pub use name::RecordingName;
 pub use open::{Ending, OpenError, Opened, ReadError};
 pub use play::{PlayError, Player};
 pub use seal::{DataKey, Sealer};
+pub use writer::{Keep, RecordingWriter};

@@ -3,6 +3,7 @@
 mod clients;
 mod lookups;
 mod signatures;
+mod simulation;
 
 use std::time::Duration;
 

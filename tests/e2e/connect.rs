@@ -18,6 +18,31 @@ async fn output_errors_and_exit_status_arrive_apart() {
 }
 
 #[tokio::test]
+async fn several_words_arrive_as_they_are_and_one_is_a_line() {
+    let lab = lab().await;
+    let words = [
+        "connect",
+        "web-1",
+        "--",
+        "sh",
+        "-c",
+        "echo \"$1\"; exit 7",
+        "sh",
+        "a  *",
+    ];
+    let told = postern(&lab, &words).await.status(7);
+    assert_eq!(told.out(), "a  *\n");
+    let told = postern(
+        &lab,
+        &["connect", "web-1", "--", "echo one  two | tr a-z A-Z"],
+    )
+    .await
+    .status(0);
+    assert_eq!(told.out(), "ONE TWO\n");
+    lab.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_command_killed_by_a_signal_ends_with_128_and_its_number() {
     let lab = lab().await;
     postern(&lab, &["connect", "web-1", "--", "kill -TERM $$"])

@@ -1,11 +1,16 @@
 //! The emulated account: who is in it, what they may, which instances it has.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use postern::iam::document::Document;
+use postern::iam::shape::{Shape, Typed};
 
 use crate::aws::{
     AccessKey, AwsConfig, Instance, Platform, Role, Root, SsmNode, Subnet, User, Vpc,
 };
 use crate::network::Network;
+use crate::ssm::SessionDocument;
 
 /// The account.
 pub const ACCOUNT: &str = "111122223333";
@@ -15,6 +20,13 @@ pub const REGION: &str = "eu-west-1";
 pub const ATTESTATION_ROLE: &str = "arn:aws:iam::111122223333:role/postern-attestation";
 /// The bastion's own identity, as its instance role would be.
 pub const BASTION_USER: &str = "postern-bastion";
+
+/// The alias of the KMS key for SSM sessions, without `alias/`.
+pub const SESSION_KEY: &str = "lab-sessions";
+/// A session document: a shell, encrypted with that key.
+pub const ENCRYPTED_SHELL: &str = "Lab-EncryptedShell";
+/// A session document: a command with stderr apart and an exit code.
+pub const SEPARATE_COMMAND: &str = "Lab-SeparateCommand";
 
 /// A person of the lab. Their TOTP seeds are fixed, so that `lab totp NAME` needs no running lab:
 /// they open nothing but an emulated AWS on loopback.
@@ -26,6 +38,8 @@ pub struct Person {
     pub totp_secret: &'static str,
     /// What they do.
     pub job: &'static str,
+    /// What they may do over SSM, as an IAM policy.
+    sessions: Option<&'static str>,
 }
 
 /// Everybody.
@@ -34,16 +48,19 @@ pub const PEOPLE: [Person; 3] = [
         name: "alice",
         totp_secret: "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
         job: "operator",
+        sessions: Some(OPERATOR_SESSIONS),
     },
     Person {
         name: "bob",
         totp_secret: "KRSXG5CTMVRXEZLUKRSXG5CTMVRXEZLU",
         job: "developer",
+        sessions: Some(DEVELOPER_SESSIONS),
     },
     Person {
         name: "carol",
         totp_secret: "MFZWIZTHNBVGW3DNMFZWIZTHNBVGW3DN",
         job: "auditor",
+        sessions: None,
     },
 ];
 
@@ -57,7 +74,8 @@ pub struct Host {
     /// Its `env` tag.
     pub environment: &'static str,
     platform: Platform,
-    managed: bool,
+    /// Whether an SSM Agent runs there.
+    pub managed: bool,
     address: fn(&Network) -> IpAddr,
 }
 
@@ -126,6 +144,9 @@ pub fn seed(config: &mut AwsConfig, network: &Network) {
         let mut user = User::new(person.name)
             .with_policy("attest", assume.clone())
             .with_policy("look", LOOK_POLICY);
+        if let Some(policy) = person.sessions {
+            user = user.with_policy("sessions", policy);
+        }
         user.totp_secret = Some(person.totp_secret.to_owned());
         config.users.push(user);
     }
@@ -133,7 +154,7 @@ pub fn seed(config: &mut AwsConfig, network: &Network) {
         User::new(BASTION_USER)
             .without_mfa()
             .with_policy("attest", assume)
-            .with_policy("bastion", BASTION_POLICY),
+            .with_policy("bastion", bastion_policy()),
     );
     config
         .roles
@@ -164,6 +185,11 @@ pub fn seed(config: &mut AwsConfig, network: &Network) {
         instance.ssm = host.managed.then(SsmNode::online);
         config.instances.push(instance);
     }
+    config.kms_keys.push(SESSION_KEY.to_owned());
+    config.documents = vec![
+        SessionDocument::encrypted_shell(ENCRYPTED_SHELL, &format!("alias/{SESSION_KEY}")),
+        SessionDocument::separate_command(SEPARATE_COMMAND),
+    ];
     config.vpcs.push(vpc);
     config.subnets.push(subnet);
 }
@@ -171,15 +197,54 @@ pub fn seed(config: &mut AwsConfig, network: &Network) {
 /// What people may look up with the `aws` command.
 const LOOK_POLICY: &str = r#"{"Version":"2012-10-17","Statement":[{
   "Effect":"Allow",
-  "Action":["ec2:DescribeInstances","ssm:DescribeInstanceInformation"],
+  "Action":["ec2:DescribeInstances","ssm:DescribeInstanceInformation","ssm:DescribeSessions",
+    "ssm:GetConnectionStatus","ssm:GetDocument"],
   "Resource":"*"}]}"#;
 
-/// What the bastion's instance role needs.
-const BASTION_POLICY: &str = r#"{"Version":"2012-10-17","Statement":[
-  {"Effect":"Allow","Action":"ec2:DescribeInstances","Resource":"*"},
-  {"Effect":"Allow","Action":"ec2-instance-connect:SendSSHPublicKey","Resource":"*"},
-  {"Effect":"Allow","Action":"iam:GetRole","Resource":"arn:aws:iam::111122223333:role/postern-attestation"}
+/// Sessions on every instance with every document, with MFA; own ones to resume and to end.
+const OPERATOR_SESSIONS: &str = r#"{"Version":"2012-10-17","Statement":[
+  {"Effect":"Allow","Action":"ssm:StartSession",
+   "Resource":["arn:aws:ec2:*:*:instance/*","arn:aws:ssm:*:*:document/*"],
+   "Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}},
+  {"Effect":"Allow","Action":["ssm:ResumeSession","ssm:TerminateSession"],
+   "Resource":"arn:aws:ssm:*:*:session/${aws:username}-*"},
+  {"Effect":"Allow","Action":"kms:GenerateDataKey","Resource":"arn:aws:kms:*:*:key/*",
+   "Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}}
 ]}"#;
+
+/// The same on staging alone, with the documents that are named.
+const DEVELOPER_SESSIONS: &str = r#"{"Version":"2012-10-17","Statement":[
+  {"Effect":"Allow","Action":"ssm:StartSession","Resource":"arn:aws:ec2:*:*:instance/*",
+   "Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"},
+    "BoolIfExists":{"ssm:SessionDocumentAccessCheck":"true"},
+    "StringEquals":{"ssm:resourceTag/env":"staging"}}},
+  {"Effect":"Allow","Action":"ssm:StartSession",
+   "Resource":["arn:aws:ssm:*:*:document/SSM-SessionManagerRunShell",
+    "arn:aws:ssm:*:*:document/AWS-StartPortForwardingSession",
+    "arn:aws:ssm:*:*:document/AWS-StartSSHSession",
+    "arn:aws:ssm:*:*:document/AWS-StartInteractiveCommand",
+    "arn:aws:ssm:*:*:document/AWS-StartNonInteractiveCommand",
+    "arn:aws:ssm:*:*:document/Lab-SeparateCommand"],
+   "Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}},
+  {"Effect":"Allow","Action":["ssm:ResumeSession","ssm:TerminateSession"],
+   "Resource":"arn:aws:ssm:*:*:session/${aws:username}-*"}
+]}"#;
+
+/// What the bastion's instance role needs: what `postern policy iam --for bastion` prints.
+fn bastion_policy() -> String {
+    let shape = Shape::new(Typed {
+        account: ACCOUNT.to_owned(),
+        regions: vec![REGION.to_owned()],
+        tags: vec!["env=staging".to_owned(), "env=production".to_owned()],
+        max_age: Duration::from_secs(43_200),
+        attestation_role: Some(ATTESTATION_ROLE.to_owned()),
+        login_users: vec![crate::stack::login_user()],
+        ..Typed::default()
+    });
+    let document = shape.and_then(|shape| Document::bastion(&shape));
+    let document = document.expect("constants that are all right");
+    serde_json::to_string(&document).expect("a document has a JSON form")
+}
 
 /// The trust policy that makes AWS attest MFA: `Bool`, never `BoolIfExists`.
 pub const ATTESTATION_TRUST: &str = r#"{"Version":"2012-10-17","Statement":[{

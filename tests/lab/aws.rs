@@ -20,6 +20,7 @@ mod fleet;
 mod iam;
 mod ids;
 mod instance_connect;
+mod kms;
 mod pattern;
 mod policy;
 mod reply;
@@ -58,8 +59,12 @@ pub use seed::{
 };
 pub use service::Service;
 
+pub(crate) use kms::Kms;
+
 use account::Account;
 use dispatch::State;
+
+use crate::ssm::{Cut, Gateway, Hub, Knobs, SessionDocument, Side};
 
 /// What the emulated AWS starts with.
 #[derive(Debug)]
@@ -79,6 +84,10 @@ pub struct AwsConfig {
     pub vpcs: Vec<Vpc>,
     pub subnets: Vec<Subnet>,
     pub instances: Vec<Instance>,
+    /// Session documents of the account's own.
+    pub documents: Vec<SessionDocument>,
+    /// Aliases of KMS keys, without `alias/`.
+    pub kms_keys: Vec<String>,
 }
 
 impl AwsConfig {
@@ -97,6 +106,8 @@ impl AwsConfig {
             vpcs: Vec::new(),
             subnets: Vec::new(),
             instances: Vec::new(),
+            documents: Vec::new(),
+            kms_keys: Vec::new(),
         }
     }
 }
@@ -175,6 +186,8 @@ impl Shared {
 pub struct Aws {
     address: SocketAddr,
     shared: Arc<Shared>,
+    gateway: Gateway,
+    kms: Arc<Kms>,
     shutdown: CancellationToken,
     server: Option<JoinHandle<()>>,
 }
@@ -196,7 +209,21 @@ impl Aws {
         }
         let tls = acceptor(config.tls)?;
         let now = config.clock.now();
+        let shutdown = CancellationToken::new();
+        let ip = config.listen.ip();
+        let sessions = Arc::new(Hub::new(config.clock.clone()));
+        let gateway = Gateway::start(ip, tls.clone(), Arc::clone(&sessions), shutdown.clone())
+            .await
+            .map_err(|error| StartError::Listen(SocketAddr::new(ip, 0), error))?;
+        let kms = Arc::new(Kms::default());
+        for alias in config.kms_keys {
+            kms.create(&alias);
+        }
         let mut state = State {
+            sessions,
+            gateway: gateway.address(),
+            documents: config.documents,
+            kms: Arc::clone(&kms),
             account: Account::new(&config.account, &config.root),
             fleet: fleet::Fleet::new(config.vpcs, config.subnets),
             pushed: Default::default(),
@@ -229,7 +256,6 @@ impl Aws {
             root_key: config.root.access_key,
             state: Mutex::new(state),
         });
-        let shutdown = CancellationToken::new();
         let server = tokio::spawn(server::serve(
             listener,
             tls,
@@ -239,6 +265,8 @@ impl Aws {
         Ok(Self {
             address,
             shared,
+            gateway,
+            kms,
             shutdown,
             server: Some(server),
         })
@@ -251,6 +279,7 @@ impl Aws {
             // The only failure would be a panic, which the runtime has reported.
             let _ = server.await;
         }
+        self.gateway.stopped().await;
     }
 
     /// `https://127.x.y.z:port`, for every service.
@@ -376,6 +405,60 @@ impl Aws {
     /// Removes an instance. False if there is none of that id.
     pub fn remove_instance(&self, id: &str) -> bool {
         self.shared.with(|state| state.fleet.remove(id))
+    }
+
+    /// Where clients of SSM sessions connect.
+    #[must_use]
+    pub fn gateway_address(&self) -> SocketAddr {
+        self.gateway.address()
+    }
+
+    pub(crate) fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    pub(crate) fn kms(&self) -> &Arc<Kms> {
+        &self.kms
+    }
+
+    /// How the message gateway and the SSM Agents behave.
+    #[must_use]
+    pub fn knobs(&self) -> Knobs {
+        self.gateway.hub().knobs()
+    }
+
+    /// Changes that. Connections feel it at once, SSM Agents with their next session.
+    pub fn change_knobs(&self, change: impl FnOnce(&mut Knobs)) {
+        self.gateway.hub().change_knobs(change);
+    }
+
+    /// Cuts data channels of one side, of one session or of all. Answers how many.
+    pub fn cut(&self, side: Side, how: Cut, session: Option<&str>) -> usize {
+        self.gateway.hub().cut(side, how, session)
+    }
+
+    /// Ends an SSM session from outside, with a text for its client. False if it does not run.
+    pub fn end_session(&self, session: &str, output: &str) -> bool {
+        self.gateway.hub().terminate(session, output)
+    }
+
+    /// Ids of SSM sessions that run, the oldest first.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<String> {
+        let sessions = self.gateway.hub().list().into_iter();
+        let running = sessions.filter(|session| session.ended.is_none());
+        running.map(|session| session.id).collect()
+    }
+
+    /// What ends of data channels did that the protocol does not allow, oldest first.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        self.gateway.hub().complaints()
+    }
+
+    /// Switches a KMS key, by alias or id. False if there is none.
+    pub fn enable_key(&self, name: &str, enabled: bool) -> bool {
+        self.kms.enable(name, enabled)
     }
 
     /// Keys that SendSSHPublicKey put for this user of this instance and that are still honoured: for the

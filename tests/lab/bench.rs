@@ -1,5 +1,5 @@
-//! `lab bench`: section 11's table for the route through the agent, measured beside OpenSSH, bare
-//! TCP hops and direct TCP in the same run. Figures are printed and never asserted.
+//! `lab bench`: section 11's table, for the route through the agent measured beside OpenSSH, bare TCP
+//! hops and direct TCP in the same run; then the SSM route. Figures are printed and never asserted.
 
 pub mod bulk;
 pub mod cost;
@@ -8,6 +8,7 @@ pub mod hops;
 pub mod measure;
 pub mod report;
 pub mod rival;
+pub mod ssm;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +46,9 @@ pub struct Arguments {
     /// One-way delays in milliseconds.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 25, 80])]
     delays: Vec<u64>,
+    /// Only the SSM route.
+    #[arg(long)]
+    ssm: bool,
     /// Idle sessions to weigh the agent with.
     #[arg(long, default_value_t = 200)]
     idle: usize,
@@ -53,11 +57,6 @@ pub struct Arguments {
 /// Measures and prints.
 pub async fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     login(lab).await?;
-    let service = Bulk::start(SocketAddr::new(lab.network.db(), 0)).await?;
-    let openssh = OpenSsh::start(&lab.folder().join("openssh"), &lab.network).await?;
-    if openssh.is_none() {
-        console::note("OpenSSH's server is not installed: nothing to compare with.");
-    }
     let plan = Plan {
         runs: arguments.runs,
         bytes: arguments.mebibytes << 20,
@@ -66,14 +65,11 @@ pub async fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
         runs: plan.runs,
         rows: Vec::new(),
     };
-    for delay_ms in arguments.delays.iter().copied() {
-        let delay = Duration::from_millis(delay_ms);
-        console::note(&format!("measuring with {delay_ms} ms of one-way delay"));
-        tunnels(lab, &service, openssh.as_ref(), plan, delay, &mut report).await?;
-        commands(lab, openssh.as_ref(), plan, delay, &mut report).await?;
+    if !arguments.ssm {
+        bastion(lab, arguments, plan, &mut report).await?;
     }
-    idle(lab, &service, arguments.idle, &mut report).await?;
-    help(lab, plan, &mut report).await?;
+    console::note("measuring the SSM route");
+    ssm::run(lab, plan, &mut report).await?;
     report.compare();
     report.print();
     if let Some(path) = &arguments.json {
@@ -81,6 +77,23 @@ pub async fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// The route through the agent, beside its rivals.
+async fn bastion(lab: &Lab, arguments: &Arguments, plan: Plan, report: &mut Report) -> Result<()> {
+    let service = Bulk::start(SocketAddr::new(lab.network.db(), 0)).await?;
+    let openssh = OpenSsh::start(&lab.folder().join("openssh"), &lab.network).await?;
+    if openssh.is_none() {
+        console::note("OpenSSH's server is not installed: nothing to compare with.");
+    }
+    for delay_ms in arguments.delays.iter().copied() {
+        let delay = Duration::from_millis(delay_ms);
+        console::note(&format!("measuring with {delay_ms} ms of one-way delay"));
+        tunnels(lab, &service, openssh.as_ref(), plan, delay, report).await?;
+        commands(lab, openssh.as_ref(), plan, delay, report).await?;
+    }
+    idle(lab, &service, arguments.idle, report).await?;
+    help(lab, plan, report).await
 }
 
 /// Bulk, echo and new connections on every path.

@@ -129,6 +129,7 @@ pub fn environment(
         ("POSTERN_CONFIG", shown(&folder.join("config.toml"))),
         ("POSTERN_KEYRING", "kernel".to_owned()),
         ("POSTERN_AUDITOR_IDENTITY", shown(auditor_identity)),
+        ("POSTERN_AUDITORS", recipients_of(auditor_identity)?),
     ];
     std::fs::write(
         folder.join("config.toml"),
@@ -138,6 +139,17 @@ pub fn environment(
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect())
+}
+
+/// The recipients of the identities in a file.
+fn recipients_of(identities: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(identities)?;
+    let keys = text.lines().filter(|line| !line.starts_with('#'));
+    let recipients = keys
+        .map(|key| key.parse::<age::x25519::Identity>())
+        .map(|key| key.map(|key| key.to_public().to_string()))
+        .collect::<Result<Vec<_>, _>>();
+    Ok(recipients.map_err(anyhow::Error::msg)?.join(","))
 }
 
 fn profiles(programs: &Programs, aws: &Aws, aws_ca: &Path) -> String {

@@ -86,10 +86,12 @@ impl Network {
     }
 }
 
-/// A private host's listener: connections from anywhere but the bastion are reset.
+/// A private host's listener: connections from anywhere but the bastion and named neighbours are
+/// reset.
 pub struct PrivateListener {
     listener: TcpListener,
     bastion: Option<IpAddr>,
+    neighbours: Vec<IpAddr>,
 }
 
 impl PrivateListener {
@@ -98,6 +100,7 @@ impl PrivateListener {
         Ok(Self {
             listener: TcpListener::bind(address).await?,
             bastion: Some(bastion),
+            neighbours: Vec::new(),
         })
     }
 
@@ -106,7 +109,15 @@ impl PrivateListener {
         Ok(Self {
             listener: TcpListener::bind(address).await?,
             bastion: None,
+            neighbours: Vec::new(),
         })
+    }
+
+    /// Lets in these too: the host itself, and others of its network.
+    #[must_use]
+    pub fn letting_in(mut self, neighbours: &[IpAddr]) -> Self {
+        self.neighbours = neighbours.to_vec();
+        self
     }
 
     /// Where it listens.
@@ -114,7 +125,7 @@ impl PrivateListener {
         self.listener.local_addr()
     }
 
-    /// The only source that gets in, if there is one.
+    /// The only stranger that gets in, if there is one.
     pub fn bastion(&self) -> Option<IpAddr> {
         self.bastion
     }
@@ -123,12 +134,16 @@ impl PrivateListener {
     pub async fn accept(&self) -> std::io::Result<TcpStream> {
         loop {
             let (stream, peer) = self.listener.accept().await?;
-            if self.bastion.is_none_or(|bastion| peer.ip() == bastion) {
+            if self.lets_in(peer.ip()) {
                 return Ok(stream);
             }
             tracing::debug!(%peer, "refused: not the bastion");
             // A reset, as a firewall's reject would look: not a polite end of file.
             stream.set_zero_linger()?;
         }
+    }
+
+    fn lets_in(&self, peer: IpAddr) -> bool {
+        self.bastion.is_none_or(|bastion| peer == bastion) || self.neighbours.contains(&peer)
     }
 }

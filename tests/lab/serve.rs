@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::account::HOSTS;
+use crate::account::{ENCRYPTED_SHELL, HOSTS, SEPARATE_COMMAND};
 use crate::stack::{DATABASE_PORT, Lab, RDP_PORT, SSH_PORT};
 use crate::{client, console};
 
@@ -30,6 +30,7 @@ pub fn description(lab: &Lab) -> Value {
             let facts = json!({
                 "id": host.id,
                 "address": host.address(&lab.network),
+                "managed": host.managed,
                 "ssh_port": SSH_PORT,
                 "database_port": (host.name == "db-1").then_some(DATABASE_PORT),
                 "rdp_port": (host.name == "win-1").then_some(RDP_PORT),
@@ -52,6 +53,11 @@ pub fn description(lab: &Lab) -> Value {
             "config": lab.agent.config,
         },
         "aws": { "endpoint": lab.aws.endpoint(), "ca": lab.environment.get("AWS_CA_BUNDLE") },
+        "ssm": {
+            "gateway": lab.aws.gateway_address(),
+            "documents": [ENCRYPTED_SHELL, SEPARATE_COMMAND],
+        },
+        "control": lab.control.url(),
         "targets": targets,
     })
 }

@@ -13,9 +13,11 @@ use crate::account::{self, ACCOUNT, HOSTS, REGION};
 use crate::agent::{Agent, AgentSetup};
 use crate::aws::{Aws, AwsConfig, Tls};
 use crate::client::{self, AgentFacts, Logins};
+use crate::control::Control;
 use crate::network::{Network, PrivateListener};
 use crate::pki::Ca;
 use crate::programs::Programs;
+use crate::ssm::SsmHosts;
 use crate::targets::Flavor;
 use crate::targets::database::Database;
 use crate::targets::pushed::PushedKeys;
@@ -60,6 +62,10 @@ pub struct Lab {
     pub web: Flavor,
     /// What answers at `db-1`.
     pub database: Option<Database>,
+    /// The SSM Agents.
+    pub ssm: Arc<SsmHosts>,
+    /// Where faults are made from outside.
+    pub control: Control,
     /// Addresses.
     pub network: Network,
     _web: WebHost,
@@ -108,7 +114,9 @@ impl Lab {
         let web_id = HOSTS.first().map_or("", |host| host.id);
         let pushed = PushedKeys::new(&aws, web_id);
         let web_address = SocketAddr::new(network.web(), SSH_PORT);
-        let listener = PrivateListener::bind(web_address, network.bastion()).await?;
+        let listener = PrivateListener::bind(web_address, network.bastion())
+            .await?
+            .letting_in(&[network.web()]);
         let web_folder = folder.path().join("web-1");
         let (web, web_host) = match sshd::installed() {
             Some(program) => {
@@ -133,10 +141,15 @@ impl Lab {
         } else {
             let address = SocketAddr::new(network.db(), DATABASE_PORT);
             let files = folder.path().join("db-1");
-            Some(Database::start(&files, address, network.bastion()).await?)
+            Some(Database::start(&files, address, network.bastion(), network.app()).await?)
         };
         let rdp_address = SocketAddr::new(network.win(), RDP_PORT);
-        let win = rdp::start(PrivateListener::bind(rdp_address, network.bastion()).await?)?;
+        let listener = PrivateListener::bind(rdp_address, network.bastion())
+            .await?
+            .letting_in(&[network.app()]);
+        let win = rdp::start(listener)?;
+        let ssm = Arc::new(SsmHosts::start(&aws, &network, folder.path())?);
+        let control = Control::start(network.aws(), &aws, &ssm).await?;
 
         let agent = prepared.run().await?;
         let environment = client::environment(
@@ -159,6 +172,8 @@ impl Lab {
             auditor_identity,
             web,
             database,
+            ssm,
+            control,
             network,
             _web: web_host,
             _win: win,
@@ -190,6 +205,9 @@ impl Lab {
     /// Ends everything in order.
     pub async fn stop(self) -> Result<()> {
         let ended = self.agent.stop().await;
+        self.control.stop().await;
+        self.ssm.stop().await;
+        drop(self.ssm);
         if let Some(database) = self.database {
             database.stop().await;
         }

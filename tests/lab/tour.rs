@@ -16,6 +16,7 @@ use crate::targets::Flavor;
 /// No single command of the tour takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 const GREETING: &str = "echo hello from web-1 as $(id -un); echo to stderr >&2; exit 7";
+const OVER_SSM: &str = "echo hello from app-1 through SSM; exit 5";
 
 /// Runs it. The first step that does not do what it should ends it.
 pub async fn run(lab: &Lab) -> Result<()> {
@@ -24,6 +25,9 @@ pub async fn run(lab: &Lab) -> Result<()> {
     step(lab, "alice", &["ls"], 0).await?;
     step(lab, "alice", &["connect", "web-1", "--", GREETING], 7).await?;
     query(lab).await?;
+    // No agent knows a way to it; AWS does.
+    let over_ssm = ["connect", "--via", "ssm", "app-1", "--", OVER_SSM];
+    step(lab, "alice", &over_ssm, 5).await?;
     step(lab, "bob", &["login"], 0).await?;
     step(
         lab,

@@ -17,6 +17,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{mpsc, watch};
 
 use super::auditors::Auditors;
+use super::claims::Claims;
 use super::event::{agent_event, now_ms};
 use super::flush::{Dirty, Flusher};
 use super::health::Health;
@@ -26,7 +27,7 @@ use super::recorder::{Queue, Recorder};
 use super::recover::{self, LogError, OpenSessions};
 use super::reserve::Reserve;
 use super::writer::{QUEUE, Writer};
-use super::{Evidence, EvidenceError, Shared, Threads, VERSION, disk};
+use super::{Evidence, EvidenceError, Shared, Threads, VERSION, disk, handed};
 
 const MIB: u64 = 1024 * 1024;
 /// Recorder threads: writes to the page cache rarely block, and the work is hashing and sealing.
@@ -151,7 +152,8 @@ pub enum LookError {
 }
 
 /// How many entries the log in `folder` holds, signed by one of `keys` and checked like at start
-/// but without changing anything; `None` when there is none yet. The agent may run. Blocks, and reads the whole log.
+/// but without changing anything; `None` when there is none yet. The agent may run. Blocks, and
+/// reads the whole log.
 pub fn look(folder: &Path, agent: &AgentId, keys: &[&str]) -> Result<Option<u64>, LookError> {
     let signers: Vec<_> = keys
         .iter()
@@ -186,7 +188,7 @@ impl OpenError {
                     .to_owned()
             }
             Self::Recipients(_) => "see `evidence.recipients` in agent.toml".to_owned(),
-            Self::Log { error, .. } => error.hint().to_owned(),
+            Self::Log { error, .. } => recover::hint(error).to_owned(),
             Self::Evidence(_) => return None,
         })
     }
@@ -209,6 +211,8 @@ impl Evidence {
         let recordings = folder.join("recordings");
         disk::make_folder(&recordings).map_err(fault)?;
         let lock = lock_folder(&folder)?;
+        // Pieces of recordings are handed over again from the start.
+        drop(std::fs::remove_dir_all(handed::pieces(&folder)));
         let recovered =
             recover::open(&folder, &settings.agent, signers).map_err(|error| OpenError::Log {
                 folder: folder.clone(),
@@ -218,10 +222,12 @@ impl Evidence {
         let health = Arc::new(Health::new(settings.deadline));
         let (checkpoint_tx, checkpoint) = watch::channel(recovered.log.checkpoint.clone());
         let old_checkpoint = recovered.log.checkpoint.clone();
+        let claims = Arc::new(recovered.claims);
         let mut recorded = recovered.recorded;
         for leaf in &recovered.kept {
             if let Ok(decoded) = ocsf::decode(leaf, &[]) {
                 recorded.follow(&decoded.event, &recovered.open);
+                claims.follow(&decoded.event, leaf.len() as u64);
             }
         }
         let mut writer = Writer {
@@ -268,8 +274,16 @@ impl Evidence {
         events.extend(interrupted);
         writer.begin(events)?;
 
-        let evidence =
-            start(settings, auditors, health, usage, writer, checkpoint, lock).map_err(fault)?;
+        let evidence = start(
+            settings,
+            auditors,
+            health,
+            (usage, claims),
+            writer,
+            checkpoint,
+            lock,
+        )
+        .map_err(fault)?;
         Ok((evidence, startup))
     }
 }
@@ -331,14 +345,14 @@ fn key_change(
 
 /// The closing event of each session without an end, with what is left of its recordings.
 fn interrupted(store: &FolderStore, open: &OpenSessions) -> io::Result<Vec<Event>> {
-    if open.0.is_empty() {
+    if open.own.is_empty() {
         return Ok(Vec::new());
     }
     let mut left: BTreeMap<SessionId, Vec<RecordingName>> = BTreeMap::new();
     for name in store.recordings()? {
         left.entry(name.session).or_default().push(name);
     }
-    open.0
+    open.own
         .iter()
         .map(|(session, open)| {
             let names = left.remove(session).unwrap_or_default();
@@ -364,7 +378,7 @@ fn start(
     settings: Settings,
     auditors: Arc<Auditors>,
     health: Arc<Health>,
-    usage: Usage,
+    (usage, claims): (Usage, Arc<Claims>),
     writer: Writer,
     checkpoint: watch::Receiver<String>,
     lock: File,
@@ -427,6 +441,8 @@ fn start(
             dirty,
             health,
             usage,
+            claims,
+            uploads: Arc::default(),
             recordings: Mutex::new(HashMap::new()),
             checkpoint,
             floor: settings.free_floor,

@@ -81,7 +81,7 @@ impl Recorded {
             Fact::RecordingProgressed { recording } => std::slice::from_ref(recording),
             _ => return,
         };
-        let granted = event.session.and_then(|session| open.0.get(&session));
+        let granted = event.session.and_then(|session| open.own.get(&session));
         let actor = granted.and_then(|open| open.granted.actor.as_ref());
         let Some(actor) = actor.or(event.actor.as_ref()) else {
             return;
@@ -157,6 +157,15 @@ impl Usage {
             .entry(key.to_owned())
             .or_insert_with(|| Arc::new(fresh()));
         Arc::clone(usage)
+    }
+
+    /// Counts bytes of a principal that are of no session here, or refuses them.
+    pub(super) fn take(&self, principal: &str, bytes: u64) -> Result<(), EvidenceError> {
+        reserve(
+            &self.principal(principal).bytes,
+            bytes,
+            self.quotas.principal,
+        )
     }
 
     /// The session ended, durably.

@@ -52,20 +52,11 @@ impl FolderStore {
         let mut file = self
             .file(StorePath::Recording(name))?
             .ok_or(io::ErrorKind::NotFound)?;
-        let (mut hash, mut length) = (Context::new(&SHA256), 0);
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            let read = file.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            hash.update(buffer.get(..read).unwrap_or_default());
-            length += read as u64;
-        }
+        let (length, sha256) = hashed(&mut file)?;
         Ok(RecordingDigest {
             name: name.to_string(),
             length,
-            sha256: hex::encode(hash.finish()),
+            sha256,
             complete: false,
         })
     }
@@ -97,6 +88,20 @@ impl FolderStore {
             }
         });
         fault.map_or(Ok(names), Err)
+    }
+}
+
+/// Length and SHA-256 of what is left of a file.
+pub(super) fn hashed(file: &mut File) -> io::Result<(u64, String)> {
+    let (mut hash, mut length) = (Context::new(&SHA256), 0);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((length, hex::encode(hash.finish())));
+        }
+        hash.update(buffer.get(..read).unwrap_or_default());
+        length += read as u64;
     }
 }
 

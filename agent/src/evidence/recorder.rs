@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::Context;
 use postern_proto::audit::event::RecordingDigest;
-use postern_proto::recording::cast::Encoder;
 use postern_proto::recording::seal::OVERHEAD;
-use postern_proto::recording::{Entry, Kind, RecordingName, Sealer};
+use postern_proto::recording::{Entry, Keep, Kind, RecordingName, RecordingWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::auditors::Auditors;
@@ -63,10 +62,7 @@ pub(super) struct Progress {
 
 struct FileWriter {
     file: Arc<File>,
-    sealer: Sealer,
-    encoder: Encoder,
-    hash: Context,
-    length: u64,
+    recording: RecordingWriter,
     /// Why nothing more may be written.
     refused: Option<EvidenceError>,
     ended: Option<RecordingDigest>,
@@ -92,8 +88,7 @@ pub(super) struct Begin {
     pub(super) name: RecordingName,
     pub(super) usage: Arc<SessionUsage>,
     pub(super) kind: Kind,
-    pub(super) record_input: bool,
-    pub(super) bulk: bool,
+    pub(super) keep: Keep,
     pub(super) reply: Reply<Arc<Open>>,
 }
 
@@ -207,7 +202,7 @@ impl Open {
 
     /// Whether bytes were written that are not synced.
     pub(super) fn is_behind(&self) -> bool {
-        let length = lock(&self.writer).length;
+        let length = lock(&self.writer).recording.length();
         lock(&self.progress).synced < length
     }
 
@@ -216,8 +211,8 @@ impl Open {
         let writer = lock(&self.writer);
         Snapshot {
             file: Arc::clone(&writer.file),
-            length: writer.length,
-            hash: writer.hash.clone(),
+            length: writer.recording.length(),
+            hash: writer.recording.hash(),
             complete: writer.ended.as_ref().is_some_and(|digest| digest.complete),
         }
     }
@@ -271,15 +266,16 @@ impl Recorder {
         }
         let fault = |error: &dyn std::fmt::Display| EvidenceError::Failed(error.to_string().into());
         let wrapped = self.auditors.key()?;
-        let (mut sealer, header) = Sealer::start(begin.name, &wrapped.key, &wrapped.file)
-            .map_err(|error| fault(&error))?;
         let now = now_ms() / 1000;
-        let (encoder, first) =
-            Encoder::start(begin.name, &begin.kind, now, begin.record_input, begin.bulk);
-        let mut sealed = header;
-        sealer
-            .seal(&first, false, &mut sealed)
-            .map_err(|error| fault(&error))?;
+        let (recording, sealed) = RecordingWriter::start(
+            begin.name,
+            &begin.kind,
+            now,
+            begin.keep,
+            &wrapped.key,
+            &wrapped.file,
+        )
+        .map_err(|error| fault(&error))?;
         begin.usage.take(sealed.len() as u64)?;
         let path = self.folder.join(begin.name.to_string());
         let file = disk::options()
@@ -288,10 +284,7 @@ impl Recorder {
             .map_err(|error| self.health.write_failed("a recording", &error))?;
         let mut writer = FileWriter {
             file: Arc::new(file),
-            sealer,
-            encoder,
-            hash: Context::new(&SHA256),
-            length: 0,
+            recording,
             refused: None,
             ended: None,
         };
@@ -334,7 +327,7 @@ impl Recorder {
             let at_ms = open.started.elapsed().as_millis() as u64;
             let result = self.append(open, &mut writer, scratch, &entries, close.then_some(at_ms));
             if close {
-                let digest = writer.digest(open.name, result.is_ok());
+                let digest = writer.recording.digest(result.is_ok());
                 writer.ended = Some(digest);
                 metrics::gauge!("postern_recordings_open").decrement(1.0);
             }
@@ -388,11 +381,11 @@ impl Recorder {
             let at_ms = open.started.elapsed().as_millis() as u64;
             let text = format!("the recording quota of {limit} bytes is used up");
             writer
-                .encoder
+                .recording
                 .entry(at_ms, &Entry::Note(text), &mut scratch.plain);
         }
         if let Some(at_ms) = close {
-            writer.encoder.finish(at_ms, &mut scratch.plain);
+            writer.recording.finish(at_ms, &mut scratch.plain);
             // The end of a recording over its quota is still an end.
             if matches!(result, Err(EvidenceError::Quota(_))) {
                 result = Ok(());
@@ -402,7 +395,7 @@ impl Recorder {
             return result;
         }
         writer
-            .sealer
+            .recording
             .seal(&scratch.plain, close.is_some(), &mut scratch.sealed)
             .map_err(|error| self.health.broke("a recording", &error))?;
         self.watched
@@ -420,7 +413,7 @@ impl Recorder {
         entries: &[(u64, Entry)],
     ) -> Result<(), EvidenceError> {
         for (at_ms, entry) in entries {
-            writer.encoder.entry(*at_ms, entry, &mut scratch.plain);
+            writer.recording.entry(*at_ms, entry, &mut scratch.plain);
         }
         let bytes = scratch.plain.len() + OVERHEAD;
         open.usage
@@ -448,8 +441,7 @@ impl FileWriter {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     let (done, left) = sealed.split_at(written.min(sealed.len()));
-                    self.hash.update(done);
-                    self.length += done.len() as u64;
+                    self.recording.wrote(done);
                     sealed = left;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -457,14 +449,5 @@ impl FileWriter {
             }
         }
         Ok(())
-    }
-
-    fn digest(&self, name: RecordingName, complete: bool) -> RecordingDigest {
-        RecordingDigest {
-            name: name.to_string(),
-            length: self.length,
-            sha256: hex::encode(self.hash.clone().finish()),
-            complete,
-        }
     }
 }

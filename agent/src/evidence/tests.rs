@@ -1,3 +1,4 @@
+mod claims;
 mod crash;
 mod disk_full;
 mod log;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postern_proto::audit::event::{Event, Fact, RecordingDigest};
+use postern_proto::audit::event::{Event, Fact, RecordingDigest, Source};
 use postern_proto::audit::ocsf::{self, Place};
 use postern_proto::gateway::message::Witness;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -137,7 +137,7 @@ impl Writer {
             }
         }
         if matches!(event.fact, Fact::SessionGranted { .. })
-            && let Err(error) = self.reserve.hold(self.open.0.len() + 1)
+            && let Err(error) = self.reserve.hold(self.open.own.len() + 1)
         {
             tracing::warn!(%error, "no space can be set aside for a further session");
             return Err(EvidenceError::Space {
@@ -149,12 +149,12 @@ impl Writer {
     }
 
     fn encode(&self, event: &Event, sequence: u64) -> Result<Vec<u8>, EvidenceError> {
-        let open = event.session.and_then(|session| self.open.0.get(&session));
         let place = Place {
             origin: &self.log.origin,
             sequence,
             version: VERSION,
-            access: open.and_then(|open| open.access.as_ref()),
+            access: event.session.and_then(|session| self.open.access(session)),
+            source: Source::Agent,
         };
         ocsf::encode(event, place, &mut |plain| self.auditors.seal(plain))
             .map_err(|error| EvidenceError::Failed(error.to_string().into()))
@@ -188,7 +188,7 @@ impl Writer {
     /// Commits; on a full disk once more with the space that was set aside.
     fn write(&mut self, leaves: &[Vec<u8>]) -> Result<Vec<Witness>, EvidenceError> {
         if self.health.is_full() {
-            self.log.sparing = true;
+            self.log.disk.sparing = true;
             self.reserve.release();
         }
         let began = std::time::Instant::now();
@@ -199,7 +199,7 @@ impl Writer {
         {
             self.health.write_failed("the audit log", error);
             self.reserve.release();
-            log.sparing = true;
+            log.disk.sparing = true;
             result = watched.run(|| log.commit(leaves));
         }
         metrics::histogram!("postern_log_commit_seconds").record(began.elapsed().as_secs_f64());

@@ -97,7 +97,8 @@ impl Caller {
         Ok(())
     }
 
-    fn event(&self, fact: Fact) -> Event {
+    /// An event that this caller causes now.
+    pub(super) fn event(&self, fact: Fact) -> Event {
         Event {
             actor: Some(self.who.actor()),
             source: Some(self.source.to_string()),

@@ -47,6 +47,19 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, error, hint)
     }
 
+    pub(super) fn conflict(error: &dyn std::fmt::Display) -> Self {
+        Self::new(StatusCode::CONFLICT, error.to_string(), None)
+    }
+
+    pub(super) fn limit(error: &dyn std::fmt::Display) -> Self {
+        let hint = Some("try again later".to_owned());
+        Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string(), hint)
+    }
+
+    pub(super) fn too_long(error: &str) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, None)
+    }
+
     pub(super) fn method() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,

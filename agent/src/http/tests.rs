@@ -1,5 +1,7 @@
 //! The API through TLS, as `curl` would use it.
 
+mod claims;
+
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;

@@ -147,16 +147,19 @@ impl Attempt<'_> {
         let place = PipePlace::take(&session, self.peer.source)?;
         let host_key = reached.far.host_key();
         let prepared = async {
-            let witness = self.witness(&session, witness).await?;
-            let recording = match &reached.far {
-                Far::Ssh(_) => None,
-                Far::Tunnel(_) => {
-                    let destination = reached.address.to_string();
-                    let kind = RecordingKind::Flow { destination };
-                    Some(session.begin_recording(kind).await?)
+            let recording = async {
+                match &reached.far {
+                    Far::Ssh(_) => Ok(None),
+                    Far::Tunnel(_) => {
+                        let destination = reached.address.to_string();
+                        let kind = RecordingKind::Flow { destination };
+                        session.begin_recording(kind).await.map(Some)
+                    }
                 }
             };
-            Ok((witness, recording))
+            // Both to their ends: a recording that began is in the log.
+            let (witness, recording) = tokio::join!(self.witness(&session, witness), recording);
+            Ok((witness?, recording?))
         };
         let (witness, recording) = match prepared.await {
             Ok(prepared) => prepared,
@@ -208,7 +211,7 @@ impl Attempt<'_> {
         let mut witness = match fresh {
             Some(witness) => witness,
             // The client may know a newer state than that of the session's first pipe.
-            None => evidence.renew(session.witness()).await?,
+            None => session.witness().await?,
         };
         if let Some(known) = self.open.known_size {
             evidence.prove_growth(&mut witness, known).await?;

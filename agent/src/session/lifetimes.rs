@@ -24,7 +24,7 @@ impl Session {
     /// waits for the next connection that `forward` accepts.
     pub(crate) fn linger(&self, lifetimes: &Lifetimes) -> Duration {
         match self.access {
-            Access::Ssh { .. } => Duration::ZERO,
+            Access::Ssh { .. } | Access::Shell => Duration::ZERO,
             Access::Tunnel { .. } if self.grant.request().assurance == Assurance::AwsMfaFresh => {
                 lifetimes.detach
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 
 use age::x25519::Identity;
-use postern_proto::audit::event::{Access, Event, Fact};
+use postern_proto::audit::event::{Access, Event, Fact, Source};
 use postern_proto::audit::layout::{CHECKPOINT_LIMIT, StorePath, split_entries};
 use postern_proto::audit::ocsf::{self, Decoded, Seal};
 use postern_proto::audit::verify::{StoreReader, read_file};
@@ -21,6 +21,8 @@ pub struct Entry {
     pub event: Option<Event>,
     /// Whether sealed texts stayed closed.
     pub closed: bool,
+    /// Whose word it is.
+    pub source: Source,
 }
 
 /// Goes through all signed entries. `each` gets them in order.
@@ -55,17 +57,24 @@ fn entry(index: u64, decoded: Option<Decoded>) -> Entry {
             index,
             event: None,
             closed: false,
+            source: Source::Agent,
         },
-        Some(Decoded { event, seal, .. }) => Entry {
+        Some(Decoded {
+            event,
+            seal,
+            source,
+            ..
+        }) => Entry {
             index,
             event: Some(event),
             closed: matches!(seal, Seal::Closed | Seal::Damaged),
+            source,
         },
     }
 }
 
 /// How many entries the store's checkpoint names.
-fn size(store: &dyn StoreReader) -> io::Result<u64> {
+pub(crate) fn size(store: &dyn StoreReader) -> io::Result<u64> {
     let Some(file) = store.open(StorePath::Checkpoint)? else {
         return Err(io::Error::new(
             io::ErrorKind::NotFound,
@@ -102,6 +111,8 @@ pub struct Session {
     pub end: String,
     /// Exit status of its last command.
     pub exit_status: Option<u32>,
+    /// Whose word all this is.
+    pub source: Source,
 }
 
 /// Collects sessions out of entries.
@@ -113,11 +124,16 @@ impl Sessions {
     pub fn add(&mut self, entry: &Entry) {
         let Some(event) = &entry.event else { return };
         let Some(id) = event.session else { return };
-        match &event.fact {
-            Fact::SessionGranted { access, .. } => {
+        // What an agent wrapped has the client's own time inside.
+        let (fact, time_ms) = match &event.fact {
+            Fact::Claimed(claim) => (&*claim.fact, claim.time_ms),
+            fact => (fact, event.time_ms),
+        };
+        match fact {
+            Fact::SessionGranted { access, .. } | Fact::SessionClaimed { access, .. } => {
                 let session = Session {
                     session: id,
-                    started_ms: event.time_ms,
+                    started_ms: time_ms,
                     who: who(event),
                     target: event
                         .target
@@ -128,8 +144,10 @@ impl Sessions {
                     duration_ms: None,
                     end: "open".to_owned(),
                     exit_status: None,
+                    source: entry.source,
                 };
-                self.0.insert(id, session);
+                // Read from several logs, the first one counts: what an agent proved comes first.
+                self.0.entry(id).or_insert(session);
             }
             Fact::SessionClosed {
                 reason,
@@ -179,5 +197,6 @@ pub(super) fn kind(access: &Access) -> String {
             host: Some(host),
             port,
         } => format!("tunnel to {host}:{port}"),
+        Access::Shell => "shell".to_owned(),
     }
 }

@@ -75,7 +75,7 @@ fn sessions_say_when_who_where_and_how_they_ended() {
     })
     .unwrap();
     let sessions = sessions.newest(10);
-    insta::assert_snapshot!(serde_json::to_string(&sessions).unwrap(), @r#"[{"session":"01HF7YAT000000000000000007","started_ms":1700000001000,"who":"arn:aws:iam::111122223333:user/alice","target":"web-1","kind":"ssh as ec2-user","duration_ms":4200,"end":"done","exit_status":7}]"#);
+    insta::assert_snapshot!(serde_json::to_string(&sessions).unwrap(), @r#"[{"session":"01HF7YAT000000000000000007","started_ms":1700000001000,"who":"arn:aws:iam::111122223333:user/alice","target":"web-1","kind":"ssh as ec2-user","duration_ms":4200,"end":"done","exit_status":7,"source":"agent"}]"#);
 }
 
 #[test]

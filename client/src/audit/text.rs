@@ -1,7 +1,7 @@
 //! An event as a person reads it: one line. Callers neutralise it, since texts in it come from
 //! outside.
 
-use postern_proto::audit::event::{Channel, Event, Fact, RecordingDigest};
+use postern_proto::audit::event::{Channel, Event, Fact, RecordingDigest, SsmSession};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -34,7 +34,7 @@ pub fn duration(ms: i64) -> String {
 }
 
 /// The name that a value has on the wire.
-pub(super) fn wire_name(value: &impl Serialize) -> String {
+pub(crate) fn wire_name(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         _ => "?".to_owned(),
@@ -137,7 +137,10 @@ fn fact(fact: &Fact) -> String {
             line
         }
         Fact::SessionInterrupted { recordings } => {
-            format!("session interrupted: the agent died{}", digests(recordings))
+            format!(
+                "session interrupted: its writer died{}",
+                digests(recordings)
+            )
         }
         Fact::PipeDetached { pipe, reason } => format!("pipe {pipe} lost its connection: {reason}"),
         Fact::PipeResumed { pipe, attempt } => {
@@ -201,6 +204,35 @@ fn fact(fact: &Fact) -> String {
         Fact::RecordingsDeleted { recordings, reason } => {
             format!("{} recordings deleted: {reason}", recordings.len())
         }
+        Fact::ClientLogStarted {
+            version, previous, ..
+        } => match previous {
+            None => format!("log of client {version} started"),
+            Some(previous) => format!(
+                "log of client {version} started, in place of {}",
+                previous.vkey.split('+').next().unwrap_or_default()
+            ),
+        },
+        Fact::RecipientsChanged { recipients } => {
+            format!("recordings are for {} from here on", recipients.join(", "))
+        }
+        Fact::SessionClaimed { access, ssm } => format!(
+            "session opened through SSM: {}, {}",
+            kind(access),
+            ssm_session(ssm)
+        ),
+        Fact::SsmSessionOpened { ssm } => format!("carried further by {}", ssm_session(ssm)),
+        Fact::Claimed(claim) => {
+            // Nesting is for nobody: a claim of a claim is never taken.
+            let inside = match &*claim.fact {
+                Fact::Claimed(_) => "a claim".to_owned(),
+                inside => self::fact(inside),
+            };
+            format!(
+                "a client claims: {inside} (entry {} of {})",
+                claim.entry, claim.log
+            )
+        }
         Fact::LogKeyChanged { vkey, .. } => format!("log key changed to {vkey}"),
         Fact::Unauthenticated { count, kinds } => {
             format!(
@@ -209,6 +241,17 @@ fn fact(fact: &Fact) -> String {
             )
         }
     }
+}
+
+fn ssm_session(ssm: &SsmSession) -> String {
+    let mut line = format!(
+        "SSM session {} of {} in {}",
+        ssm.id, ssm.document, ssm.region
+    );
+    if let Some(reason) = &ssm.reason {
+        line.push_str(&format!(", reason: {reason}"));
+    }
+    line
 }
 
 fn channel(channel: &Channel) -> String {

@@ -1,11 +1,14 @@
 //! `postern audit`: what happened, and whether the evidence of it holds.
 
+use std::cell::Cell;
+use std::fmt;
 use std::io::{self, IsTerminal as _, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use age::x25519::Identity;
+use postern_proto::audit::event::{Fact, Source as Whose};
 use postern_proto::audit::layout::{CHECKPOINT_LIMIT, StorePath};
 use postern_proto::audit::note::LogIdentity;
 use postern_proto::audit::verify::{
@@ -13,6 +16,7 @@ use postern_proto::audit::verify::{
 };
 use postern_proto::names::SessionId;
 use postern_proto::recording::RecordingName;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::audit::log::{Entry, Session, Sessions, walk};
@@ -24,54 +28,132 @@ use crate::cli::{
 };
 use crate::context::Context;
 use crate::error::Error;
+use crate::evidence;
 use crate::gateway::Gateway;
 use crate::output::neutral;
 use crate::witness::Memory;
 
-/// Runs one verb on a folder, or through the agent.
+/// Runs one verb: on a folder; else through the agent, and on what this client wrote itself.
 pub async fn run(context: &Context, args: AuditArgs) -> Result<ExitCode, Error> {
     let identity = args.identity.as_ref().or(context.auditor_identity.as_ref());
-    let keys = identity
+    let mut keys = identity
         .map(|path| identities(path))
         .transpose()?
         .unwrap_or_default();
+    let folder = args.store.as_ref().or(context.audit_store.as_ref());
+    let sources = match folder {
+        Some(path) => vec![Source::folder(context, path)?],
+        None => sources(context).await?,
+    };
+    if sources.iter().any(|source| source.own) {
+        // Recordings of this client may be encrypted to its user.
+        match evidence::own_identity(context).await {
+            Ok(own) => keys.extend(own),
+            Err(error) => context.printer.detail(error.to_string()),
+        }
+    }
     let job = Job {
         context: context.clone(),
         keys,
         command: args.command,
     };
-    let folder = args.store.as_ref().or(context.audit_store.as_ref());
-    let source = match folder {
-        Some(path) => Source::Folder(Folder::new(path)?),
-        None => Source::Remote(Remote::connect(Gateway::of(context).await?).await?),
-    };
     // Reading is blocking: files, or requests one after the other.
-    let done = tokio::task::spawn_blocking(move || job.run(&source));
+    let done = tokio::task::spawn_blocking(move || job.run(&sources));
     done.await
         .map_err(|error| Error::bug(format!("reading the store failed: {error}")))?
 }
 
-enum Source {
+/// The agent's log, where one is configured and answers, then this client's own, newest first.
+async fn sources(context: &Context) -> Result<Vec<Source>, Error> {
+    let mut own = Vec::new();
+    for store in evidence::local_stores(context)?.into_iter().rev() {
+        own.push(Source {
+            reader: Reader::Folder(Folder::new(&store.folder)?),
+            log: Some(store.log),
+            own: true,
+        });
+    }
+    if context.agents.is_empty() && !own.is_empty() {
+        return Ok(own);
+    }
+    let remote = async {
+        let gateway = Gateway::of(context).await?;
+        Ok::<_, Error>(Remote::connect(gateway).await?)
+    };
+    match remote.await {
+        Ok(remote) => own.insert(0, Source::remote(remote)),
+        Err(error) if own.is_empty() => return Err(error),
+        Err(error) => own.insert(0, Source::absent(error)),
+    }
+    Ok(own)
+}
+
+/// One log to read.
+struct Source {
+    reader: Reader,
+    /// Its name and key, where this client knows them: never from the store.
+    log: Option<LogIdentity>,
+    /// Whether this client wrote it.
+    own: bool,
+}
+
+enum Reader {
     Folder(Folder),
     Remote(Remote),
+    /// The agent does not answer; what this client wrote is read all the same.
+    Absent(Error),
 }
 
 impl Source {
-    fn reader(&self) -> &dyn StoreReader {
-        match self {
-            Self::Folder(folder) => folder,
-            Self::Remote(remote) => remote,
+    /// A folder, which may be one of this client's own.
+    fn folder(context: &Context, path: &Path) -> Result<Self, Error> {
+        let reader = Reader::Folder(Folder::new(path)?);
+        let name = path.file_name().and_then(|name| name.to_str());
+        let known = evidence::local_stores(context).unwrap_or_default();
+        let log = known
+            .into_iter()
+            .map(|store| store.log)
+            .find(|log| Some(log.origin().as_str()) == name);
+        Ok(Self {
+            reader,
+            own: log.is_some(),
+            log,
+        })
+    }
+
+    fn remote(remote: Remote) -> Self {
+        Self {
+            reader: Reader::Remote(remote),
+            log: None,
+            own: false,
+        }
+    }
+
+    fn absent(error: Error) -> Self {
+        Self {
+            reader: Reader::Absent(error),
+            log: None,
+            own: false,
+        }
+    }
+
+    fn reader(&self) -> Result<&dyn StoreReader, Error> {
+        match &self.reader {
+            Reader::Folder(folder) => Ok(folder),
+            Reader::Remote(remote) => Ok(remote),
+            Reader::Absent(error) => Err(error.clone()),
         }
     }
 
     /// An error of reading, with what the agent said about it.
     fn explain(&self, error: io::Error) -> Error {
-        match self {
-            Self::Remote(remote) => remote
+        match &self.reader {
+            Reader::Remote(remote) => remote
                 .refusal()
                 .map_or_else(|| Error::unreachable(error.to_string()), Error::from),
-            Self::Folder(_) => Error::failed(format!("the store cannot be read: {error}"))
+            Reader::Folder(_) => Error::failed(format!("the store cannot be read: {error}"))
                 .hint("check the path and the rights; `postern audit verify` says what is missing"),
+            Reader::Absent(error) => error.clone(),
         }
     }
 }
@@ -83,28 +165,78 @@ struct Job {
 }
 
 impl Job {
-    fn run(&self, source: &Source) -> Result<ExitCode, Error> {
+    fn run(&self, sources: &[Source]) -> Result<ExitCode, Error> {
         match &self.command {
-            AuditCommand::Ls(args) => self.ls(source, args),
-            AuditCommand::Show(args) => self.show(source, args),
-            AuditCommand::Play(args) => self.play(source, args),
-            AuditCommand::Verify(args) => self.verify(source, args),
+            AuditCommand::Ls(args) => self.ls(sources, args),
+            AuditCommand::Show(args) => self.show(sources, args),
+            AuditCommand::Play(args) => self.play(sources, args),
+            AuditCommand::Verify(args) => self.verify(sources, args),
         }
     }
 
-    fn ls(&self, source: &Source, args: &AuditLsArgs) -> Result<ExitCode, Error> {
-        let (mut sessions, mut entries) = (Sessions::default(), Vec::new());
-        walk(source.reader(), &self.keys, |entry| {
-            sessions.add(&entry);
-            if args.events {
+    /// Asks each source. One that cannot be read is told and passed over, as long as another can.
+    fn each<T>(
+        &self,
+        sources: &[Source],
+        ask: impl Fn(&Source, &dyn StoreReader) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let mut answers = Vec::new();
+        let mut failed = None;
+        for source in sources {
+            match source.reader().and_then(|reader| ask(source, reader)) {
+                Ok(answer) => answers.push(answer),
+                Err(error) => {
+                    if sources.len() > 1 {
+                        let which = if source.own {
+                            "a log of this client"
+                        } else {
+                            "the agent's log"
+                        };
+                        let text = format!("{which} is left out: {error}");
+                        self.context.printer.warning(text);
+                    }
+                    failed = failed.or(Some(error));
+                }
+            }
+        }
+        match failed {
+            Some(error) if answers.is_empty() => Err(error),
+            _ => Ok(answers),
+        }
+    }
+
+    /// The entries of a source that `wanted` takes.
+    fn entries(
+        &self,
+        source: &Source,
+        reader: &dyn StoreReader,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut entries = Vec::new();
+        let keep = |entry: Entry| {
+            if wanted(&entry) {
                 entries.push(entry);
             }
-        })
-        .map_err(|error| source.explain(error))?;
+        };
+        walk(reader, &self.keys, keep).map_err(|error| source.explain(error))?;
+        Ok(entries)
+    }
+
+    fn ls(&self, sources: &[Source], args: &AuditLsArgs) -> Result<ExitCode, Error> {
+        let lists = self.each(sources, |source, reader| {
+            self.entries(source, reader, |_| true)
+        })?;
         if args.events {
+            let several = lists.len() > 1;
+            let mut entries: Vec<Entry> = lists.into_iter().flatten().collect();
+            if several {
+                entries.sort_by_key(|entry| entry.event.as_ref().map_or(0, |event| event.time_ms));
+            }
             let skip = entries.len().saturating_sub(args.limit);
             return self.events(&entries, skip);
         }
+        let mut sessions = Sessions::default();
+        lists.iter().flatten().for_each(|entry| sessions.add(entry));
         let sessions = sessions.newest(args.limit);
         let printer = self.context.printer;
         if printer.json {
@@ -119,6 +251,7 @@ impl Job {
                     "kind",
                     "duration",
                     "end",
+                    "source",
                     "session",
                 ],
                 &rows,
@@ -127,18 +260,18 @@ impl Job {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn show(&self, source: &Source, args: &AuditShowArgs) -> Result<ExitCode, Error> {
-        let mut entries = Vec::new();
-        walk(source.reader(), &self.keys, |entry| {
-            if entry
-                .event
-                .as_ref()
-                .is_some_and(|event| event.session == Some(args.session))
-            {
-                entries.push(entry);
-            }
-        })
-        .map_err(|error| source.explain(error))?;
+    fn show(&self, sources: &[Source], args: &AuditShowArgs) -> Result<ExitCode, Error> {
+        let of_session = |entry: &Entry| {
+            let session = entry.event.as_ref().and_then(|event| event.session);
+            session == Some(args.session)
+        };
+        let lists = self.each(sources, |source, reader| {
+            self.entries(source, reader, of_session)
+        })?;
+        // A claim stands in the client's log and, once handed over, in the agent's: the fuller
+        // one is shown, the agent's where they are alike.
+        let fullest = lists.into_iter().rev().max_by_key(Vec::len);
+        let entries = fullest.unwrap_or_default();
         if entries.is_empty() {
             return Err(unknown(args.session));
         }
@@ -154,16 +287,24 @@ impl Job {
         let printer = self.context.printer;
         for entry in entries.iter().skip(skip) {
             if printer.json {
-                printer.json(
-                    &json!({ "entry": entry.index, "event": entry.event, "sealed": entry.closed }),
-                )?;
+                printer.json(&json!({
+                    "entry": entry.index,
+                    "event": entry.event,
+                    "sealed": entry.closed,
+                    "source": entry.source,
+                }))?;
                 continue;
             }
             printer.answer(match &entry.event {
                 Some(event) => format!(
-                    "{}  {:>6}  {}",
+                    "{}  {:>6}  {}{}",
                     text::moment(event.time_ms),
                     entry.index,
+                    match (entry.source, &event.fact) {
+                        // Its text says so.
+                        (Whose::Agent, _) | (_, Fact::Claimed(_)) => "",
+                        (Whose::Client, _) => "(client) ",
+                    },
                     neutral(&text::event(event))
                 ),
                 None => format!("{:23}  {:>6}  of a later version", "", entry.index),
@@ -172,7 +313,7 @@ impl Job {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn play(&self, source: &Source, args: &AuditPlayArgs) -> Result<ExitCode, Error> {
+    fn play(&self, sources: &[Source], args: &AuditPlayArgs) -> Result<ExitCode, Error> {
         if self.keys.is_empty() {
             return Err(
                 Error::usage("recordings are encrypted to the auditors").hint(
@@ -183,20 +324,41 @@ impl Job {
         if !(args.speed.is_finite() && args.speed >= 0.0) {
             return Err(Error::usage("--speed takes a number from 0"));
         }
-        let reader = source.reader();
-        let mut names: Vec<RecordingName> =
-            reader.recordings().map_err(|error| source.explain(error))?;
-        names.retain(|name| {
-            name.session == args.session
-                && args.recording.is_none_or(|number| name.number == number)
-        });
-        names.sort_unstable();
-        if names.is_empty() {
-            return Err(
-                Error::failed(format!("session {} has no such recording", args.session))
-                    .hint("postern audit show SESSION"),
-            );
+        let played = Cell::new(false);
+        self.each(sources, |source, reader| {
+            // The first that has it plays it; another one would be the same.
+            if played.get() {
+                return Ok(());
+            }
+            let mut names: Vec<RecordingName> =
+                reader.recordings().map_err(|error| source.explain(error))?;
+            names.retain(|name| {
+                name.session == args.session
+                    && args.recording.is_none_or(|number| name.number == number)
+            });
+            names.sort_unstable();
+            if names.is_empty() {
+                return Ok(());
+            }
+            played.set(true);
+            self.play_all(source, reader, args, names)
+        })?;
+        if played.get() {
+            return Ok(ExitCode::SUCCESS);
         }
+        Err(
+            Error::failed(format!("session {} has no such recording", args.session))
+                .hint("postern audit show SESSION"),
+        )
+    }
+
+    fn play_all(
+        &self,
+        source: &Source,
+        reader: &dyn StoreReader,
+        args: &AuditPlayArgs,
+        names: Vec<RecordingName>,
+    ) -> Result<(), Error> {
         let stdout = io::stdout();
         let pace = Pace {
             speed: args.speed,
@@ -220,15 +382,55 @@ impl Job {
                 self.context.printer.warning(note);
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 
-    fn verify(&self, source: &Source, args: &AuditVerifyArgs) -> Result<ExitCode, Error> {
-        let log = self.log(args)?;
-        let mut outside = Vec::new();
+    fn verify(&self, sources: &[Source], args: &AuditVerifyArgs) -> Result<ExitCode, Error> {
+        let mut given = Vec::new();
         for path in &args.checkpoint {
-            outside.push(kept_elsewhere(path)?);
+            given.push(kept_elsewhere(path)?);
         }
+        let chain = self.chain(sources);
+        let mut reports = Vec::new();
+        let mut unread = None;
+        for source in sources {
+            match self.check(source, args, &given, &chain, sources.len() > 1) {
+                Ok(checked) => reports.push(checked),
+                Err(error) if sources.len() == 1 => return Err(error),
+                Err(error) => unread = Some(error),
+            }
+        }
+        let holds = reports.iter().all(|(_, report)| report.holds());
+        self.report_all(&reports)?;
+        match unread {
+            // What was not read is not proven.
+            Some(error) => Err(error),
+            None => Ok(ExitCode::from(u8::from(!holds))),
+        }
+    }
+
+    fn check(
+        &self,
+        source: &Source,
+        args: &AuditVerifyArgs,
+        given: &[OutsideCheckpoint],
+        chain: &[OutsideCheckpoint],
+        several: bool,
+    ) -> Result<(String, Report), Error> {
+        let reader = source.reader()?;
+        let log = match (&source.log, &args.log_key) {
+            (Some(known), None) => known.clone(),
+            (Some(known), Some(_)) if several => known.clone(),
+            _ => self.log(args)?,
+        };
+        let is_of = |outside: &&OutsideCheckpoint| {
+            outside.note.lines().next() == Some(log.origin().as_str())
+        };
+        let mut outside: Vec<OutsideCheckpoint> = match several {
+            true => given.iter().filter(is_of).cloned().collect(),
+            false => given.to_vec(),
+        };
+        outside.extend(chain.iter().filter(is_of).cloned());
         // What this client saw counts, and cannot be rewritten by whoever holds the store.
         if let Ok(agent) = self.context.agent()
             && agent.id == *log.origin()
@@ -241,15 +443,39 @@ impl Job {
                 note: seen.note,
             });
         }
+        let name = log.origin().to_string();
         let trust = Trust {
             log,
             outside: &outside,
             identities: &self.keys,
         };
-        let report =
-            verify::verify(source.reader(), &trust).map_err(|error| source.explain(error))?;
-        self.report(&report)?;
-        Ok(ExitCode::from(u8::from(!report.holds())))
+        let report = verify::verify(reader, &trust).map_err(|error| source.explain(error))?;
+        Ok((name, report))
+    }
+
+    /// Each log of this client names the last checkpoint of the one before it.
+    fn chain(&self, sources: &[Source]) -> Vec<OutsideCheckpoint> {
+        let mut chain = Vec::new();
+        for source in sources.iter().filter(|source| source.own) {
+            let Ok(reader) = source.reader() else {
+                continue;
+            };
+            let read = walk(reader, &[], |entry| {
+                if let Some(Fact::ClientLogStarted {
+                    previous: Some(previous),
+                    ..
+                }) = entry.event.map(|event| event.fact)
+                {
+                    chain.push(OutsideCheckpoint {
+                        name: "the log after it".to_owned(),
+                        note: previous.checkpoint,
+                    });
+                }
+            });
+            // A log that cannot be read is named by its own verification.
+            drop(read);
+        }
+        chain
     }
 
     /// The log's name and key: from the configuration or the command line, never from the store.
@@ -273,44 +499,64 @@ impl Job {
         LogIdentity::new(agent.id.clone(), &agent.log_key).map_err(unusable)
     }
 
+    fn report_all(&self, reports: &[(String, Report)]) -> Result<(), Error> {
+        let printer = self.context.printer;
+        if printer.json {
+            let mut objects = reports.iter().map(|(log, report)| self.json(log, report));
+            let mut first = objects.next().unwrap_or_default();
+            if let (Some(members), true) = (first.as_object_mut(), reports.len() > 1) {
+                members.insert("further".to_owned(), objects.collect());
+            }
+            return printer.json(&first);
+        }
+        for (log, report) in reports {
+            if reports.len() > 1 {
+                printer.answer(format!("log {}:", neutral(log)))?;
+            }
+            self.report(report)?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, log: &str, report: &Report) -> serde_json::Value {
+        let outside: Vec<_> = report
+            .outside
+            .iter()
+            .map(|outside| {
+                json!({
+                    "name": outside.name,
+                    "size": outside.size,
+                    "consistent": outside.consistent,
+                })
+            })
+            .collect();
+        json!({
+            "log": log,
+            "holds": report.holds(),
+            "entries": report.size,
+            "unsigned": report.unsigned,
+            "checkpoint": report.checkpoint,
+            "faults": report.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "rollback_excluded": report.rollback_excluded(),
+            "outside": outside,
+            "sessions": Counted::of(&report.sessions),
+            "recordings": {
+                "match": report.recordings,
+                "interrupted": report.interrupted,
+                "deleted": report.deleted,
+                "decrypted": !self.keys.is_empty(),
+            },
+            "claims": {
+                "entries": report.claims.entries,
+                "sessions": Counted::of(&report.claims.sessions),
+                "recordings_elsewhere": report.claims.elsewhere,
+            },
+            "unknown_entries": report.unknown,
+        })
+    }
+
     fn report(&self, report: &Report) -> Result<(), Error> {
         let printer = self.context.printer;
-        let state = |wanted| {
-            report
-                .sessions
-                .iter()
-                .filter(|session| session.state == wanted)
-                .count()
-        };
-        let (open, closed, interrupted) = (
-            state(SessionState::Open),
-            state(SessionState::Closed),
-            state(SessionState::Interrupted),
-        );
-        if printer.json {
-            let outside: Vec<_> = report
-                .outside
-                .iter()
-                .map(|outside| json!({ "name": outside.name, "size": outside.size, "consistent": outside.consistent }))
-                .collect();
-            return printer.json(&json!({
-                "holds": report.holds(),
-                "entries": report.size,
-                "unsigned": report.unsigned,
-                "checkpoint": report.checkpoint,
-                "faults": report.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "rollback_excluded": report.rollback_excluded(),
-                "outside": outside,
-                "sessions": { "open": open, "closed": closed, "interrupted": interrupted },
-                "recordings": {
-                    "match": report.recordings,
-                    "interrupted": report.interrupted,
-                    "deleted": report.deleted,
-                    "decrypted": !self.keys.is_empty(),
-                },
-                "unknown_entries": report.unknown,
-            }));
-        }
         for fault in &report.faults {
             printer.answer(format!("BROKEN: {}", neutral(&fault.to_string())))?;
         }
@@ -323,9 +569,14 @@ impl Job {
             "{verdict}: {} entries, {} unsigned after them",
             report.size, report.unsigned
         ))?;
-        printer.answer(format!(
-            "sessions: {closed} closed, {open} open, {interrupted} interrupted"
-        ))?;
+        printer.answer(format!("sessions: {}", Counted::of(&report.sessions)))?;
+        if !report.claims.sessions.is_empty() {
+            printer.answer(format!(
+                "claims of clients, which no agent saw: {}; {} entries handed over",
+                Counted::of(&report.claims.sessions),
+                report.claims.entries
+            ))?;
+        }
         printer.answer(format!(
             "recordings: {} match the log, {} interrupted, {} deleted by retention{}",
             report.recordings,
@@ -359,6 +610,39 @@ impl Job {
     }
 }
 
+/// Sessions by how they ended.
+#[derive(Debug, Serialize)]
+struct Counted {
+    open: usize,
+    closed: usize,
+    interrupted: usize,
+}
+
+impl Counted {
+    fn of(sessions: &[verify::Session]) -> Self {
+        let count = |wanted| {
+            let sessions = sessions.iter();
+            sessions.filter(|session| session.state == wanted).count()
+        };
+        Self {
+            open: count(SessionState::Open),
+            closed: count(SessionState::Closed),
+            interrupted: count(SessionState::Interrupted),
+        }
+    }
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            open,
+            closed,
+            interrupted,
+        } = self;
+        write!(f, "{closed} closed, {open} open, {interrupted} interrupted")
+    }
+}
+
 /// Waits as long as the recording did: time passing is what playing shows.
 #[expect(
     clippy::disallowed_methods,
@@ -382,6 +666,7 @@ fn row(session: &Session) -> Vec<String> {
         session.kind.clone(),
         session.duration_ms.map(text::duration).unwrap_or_default(),
         end,
+        text::wire_name(&session.source),
         session.session.to_string(),
     ]
 }

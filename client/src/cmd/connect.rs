@@ -1,8 +1,13 @@
-//! `postern connect TARGET`: a shell or a command, with our own SSH client.
+//! `postern connect TARGET`: a shell or a command, with our own SSH client, or of the SSM Agent.
+
+mod line;
+mod over_ssm;
+mod ssm;
 
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use postern_proto::gateway::message::{Granted, HostKeyCheck, OpenKind};
 use postern_proto::names::{LoginUser, TargetName};
@@ -13,15 +18,20 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::cli::ConnectArgs;
 use crate::context::Context;
 use crate::error::Error;
+use crate::evidence::Record;
 use crate::gateway::{Gateway, Request};
 use crate::output::Printer;
 use crate::pipe::outage;
+use crate::route::{self, Way};
 use crate::ssh::SshError;
 use crate::ssh::forward::Forwards;
 use crate::ssh::forward::spec::{Dynamic, Local, Remote};
 use crate::ssh::link::Link;
 use crate::ssh::shell::{self, Control, Job, Status, Streams, TerminalRequest};
 use crate::ssh::terminal::{RawMode, Size};
+
+/// The number of SIGCONT.
+const CONTINUE: i32 = rustix::process::Signal::CONT.as_raw();
 
 /// Variables that go to the target, as most configurations of `ssh` have it.
 const LOCALE: [&str; 14] = [
@@ -44,52 +54,81 @@ const LOCALE: [&str; 14] = [
 /// Runs a shell or a command and returns its status.
 pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error> {
     let forwards = forwards(&args)?;
-    let (user, target) = destination(context, args.user.clone(), &args.target)?;
-    let mut job = job(context, &args)?;
-    let request = Request {
-        target,
-        kind: OpenKind::Ssh { user },
-    };
-    let gateway = Gateway::of(context).await?;
-    let mut link = Link::open(&gateway, &request, None).await?;
-    describe(context.printer, link.granted());
+    let (_, target) = split(&args.target)?;
+    let job = job(context, &args)?;
+    let way = route::open(context, args.via, &target, async |gateway| {
+        let (user, target) = destination(context, args.user.clone(), &args.target)?;
+        let request = Request {
+            target,
+            kind: OpenKind::Ssh { user },
+        };
+        let link = Link::open(gateway, &request, None).await?;
+        Ok((Arc::clone(gateway), request, link))
+    });
+    match way.await? {
+        Way::Bastion((gateway, request, link)) => {
+            bastion(context, &gateway, &request, link, forwards, job).await
+        }
+        Way::Ssm(ssm, node) => {
+            let result = if args.ssh {
+                over_ssm::run(context, &args, &ssm, &node, forwards, job).await
+            } else {
+                ssm::run(context, &args, &ssm, &node).await
+            };
+            // Whatever happened: what was started at AWS is ended there.
+            ssm.settle().await;
+            result
+        }
+    }
+}
+
+/// Over a connection to the agent.
+async fn bastion(
+    context: &Context,
+    gateway: &Arc<Gateway>,
+    request: &Request,
+    mut link: Link,
+    forwards: Forwards,
+    mut job: Job,
+) -> Result<ExitCode, Error> {
+    if let Some(granted) = link.granted() {
+        describe(context.printer, granted);
+    }
     let forwarding = if forwards.is_empty() {
         None
     } else {
-        Some(
-            forwards
-                .start(&gateway, &request, link.membership(), context.printer)
-                .await?,
-        )
+        let open = Link::open(gateway, request, link.membership());
+        Some(forwards.start(open, context.printer).await?)
     };
-    // A terminal has its own line for it.
-    let quiet = job.terminal.is_some() && std::io::stdin().is_terminal();
-    let (away, printer) = (link.away(), context.printer);
-    let _telling =
-        (!quiet).then(|| AbortOnDropHandle::new(tokio::spawn(outage::tell(away, printer))));
-    let result = on_terminal(&mut link, &mut job).await;
+    let result = on_terminal(context.printer, &mut link, &mut job, None).await;
     if let Some(forwarding) = forwarding {
         forwarding.stop().await;
     }
+    let status = finish(context.printer, link, result).await?;
+    Ok(ExitCode::from(status.code()))
+}
+
+/// Says goodbye once the job is over, however, and tells what there is to tell.
+async fn finish(
+    printer: Printer,
+    link: Link,
+    result: Result<Status, SshError>,
+) -> Result<Status, Error> {
     let status = match result {
         Ok(status) => status,
         Err(error @ SshError::Protocol(_)) => return Err(link.why(error).await.into()),
         Err(error) => return Err(error.into()),
     };
     if let Status::Killed { signal, message } = &status {
-        context
-            .printer
-            .note(format!("killed by signal {signal} {message}").trim_end());
+        printer.note(format!("killed by signal {signal} {message}").trim_end());
     }
     match link.close().await {
         // The status is known: how the connection went afterwards is not the command's matter.
-        Ok(()) | Err(SshError::Pipe(_)) => {}
-        Err(SshError::Ended(reason)) => context
-            .printer
-            .note(format!("the session was ended: {reason}")),
+        Ok(()) | Err(SshError::Pipe(_) | SshError::Carrier(_)) => {}
+        Err(SshError::Ended(reason)) => printer.note(format!("the session was ended: {reason}")),
         Err(error) => return Err(error.into()),
     }
-    Ok(ExitCode::from(status.code()))
+    Ok(status)
 }
 
 /// `USER@TARGET` as `ssh` has it; else the flag, the configuration, the local user.
@@ -99,13 +138,7 @@ pub(super) fn destination(
     target: &TargetName,
 ) -> Result<(LoginUser, TargetName), Error> {
     let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
-    let (named, target) = match target.as_str().split_once('@') {
-        Some((user, target)) => (
-            Some(user.parse().map_err(usage)?),
-            target.parse().map_err(usage)?,
-        ),
-        None => (None, target.clone()),
-    };
+    let (named, target) = split(target)?;
     if let Some(user) = flag.or(named) {
         return Ok((user, target));
     }
@@ -123,6 +156,18 @@ pub(super) fn destination(
             .hint("postern connect --user NAME TARGET, or `user` in the configuration")
     })?;
     Ok((user.parse().map_err(usage)?, target))
+}
+
+/// `USER@TARGET`, or no user.
+fn split(target: &TargetName) -> Result<(Option<LoginUser>, TargetName), Error> {
+    let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
+    match target.as_str().split_once('@') {
+        Some((user, target)) => Ok((
+            Some(user.parse().map_err(usage)?),
+            target.parse().map_err(usage)?,
+        )),
+        None => Ok((None, target.clone())),
+    }
 }
 
 /// What `-v` tells about a grant.
@@ -177,7 +222,7 @@ fn forwards(args: &ConnectArgs) -> Result<Forwards, SshError> {
 
 fn job(context: &Context, args: &ConnectArgs) -> Result<Job, Error> {
     let environment = &context.environment;
-    let command = (!args.command.is_empty()).then(|| args.command.join(" "));
+    let command = line::of(&args.command)?;
     let wanted =
         args.terminal || (!args.no_terminal && command.is_none() && std::io::stdin().is_terminal());
     let terminal = wanted.then(|| TerminalRequest {
@@ -211,10 +256,19 @@ fn job(context: &Context, args: &ConnectArgs) -> Result<Job, Error> {
     })
 }
 
-/// Runs the job on this process's terminal and streams.
-async fn on_terminal(link: &mut Link, job: &mut Job) -> Result<Status, SshError> {
+/// Runs the job on this process's terminal and streams. What it shows goes into `record` first,
+/// where the evidence is ours.
+async fn on_terminal(
+    printer: Printer,
+    link: &mut Link,
+    job: &mut Job,
+    record: Option<Record>,
+) -> Result<Status, SshError> {
     let stdin = std::io::stdin();
     let typed = job.terminal.is_some() && stdin.is_terminal();
+    // A terminal has its own line for an outage.
+    let telling = (!typed).then(|| tokio::spawn(outage::tell(link.away(), printer)));
+    let _telling = telling.map(AbortOnDropHandle::new);
     // Dropped at every kind of end: the terminal is then as before.
     let raw = if typed {
         let raw = RawMode::enter(stdin.as_fd()).map_err(|source| SshError::Local {
@@ -235,8 +289,9 @@ async fn on_terminal(link: &mut Link, job: &mut Job) -> Result<Status, SshError>
         output: tokio::io::stdout(),
         error: tokio::io::stderr(),
         typed,
+        raw: raw.as_ref(),
     };
-    shell::run(link, std::mem::take(job), streams, control).await
+    shell::run(link, std::mem::take(job), streams, control, record).await
 }
 
 /// Turns this process's signals into orders. On a raw terminal Ctrl-C is a byte; a signal that
@@ -247,10 +302,16 @@ async fn watch(orders: mpsc::Sender<Control>, typed: bool) -> std::io::Result<()
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut resize = signal(SignalKind::window_change())?;
+    // A client that was suspended was not told of new sizes.
+    let mut go_on = signal(SignalKind::from_raw(CONTINUE))?;
     let mut passed = false;
     loop {
         let order = tokio::select! {
             Some(()) = resize.recv() => match Size::of(std::io::stdin()) {
+                Some(size) if typed => Control::Resize(size),
+                _ => continue,
+            },
+            Some(()) = go_on.recv() => match Size::of(std::io::stdin()) {
                 Some(size) if typed => Control::Resize(size),
                 _ => continue,
             },

@@ -1,6 +1,9 @@
 //! `postern forward TARGET PORT...`: tunnels until Ctrl-C.
 
+mod ssm;
+
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::process::Command;
@@ -15,7 +18,9 @@ use crate::error::Error;
 use crate::forward::spec::Forward;
 use crate::forward::{Totals, Tunnel};
 use crate::gateway::Gateway;
+use crate::output::Printer;
 use crate::pipe::outage;
+use crate::route::{self, Refusal, Way};
 
 /// The variable that tells COMMAND where the first forward listens.
 const PORT: &str = "POSTERN_FORWARD_PORT";
@@ -38,74 +43,147 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<ExitCode, Error
         .iter()
         .map(|text| Forward::parse(text))
         .collect::<Result<_, _>>()?;
-    let gateway = Gateway::of(context).await?;
-    let (ended, mut endings) = mpsc::channel(1);
-    let mut tunnels = Vec::new();
-    for forward in &forwards {
-        let opened = Tunnel::open(
-            &gateway,
-            &args.target,
-            forward,
-            context.printer,
-            ended.clone(),
-        );
-        tunnels.push(opened.await?);
-    }
-    for (tunnel, forward) in tunnels.iter().zip(&forwards) {
-        tell(context, tunnel, forward)?;
-    }
-    let first = tunnels.first().map_or(0, |tunnel| tunnel.address().port());
-    let stop = CancellationToken::new();
-    let mut serving = JoinSet::new();
-    for (index, tunnel) in tunnels.into_iter().enumerate() {
-        let stop = stop.clone();
-        serving.spawn(async move { (index, tunnel.serve(stop).await) });
-    }
-    let result = tokio::select! {
-        signalled = interrupted() => signalled.map(|()| ExitCode::SUCCESS),
-        Some(error) = endings.recv() => Err(error),
-        status = command(&args.command, first) => status,
-        () = outage::tell(gateway.away(), context.printer) => Ok(ExitCode::SUCCESS),
-    };
-    stop.cancel();
-    let mut totals = vec![Totals::default(); forwards.len()];
-    while let Some(served) = serving.join_next().await {
-        if let Ok((index, moved)) = served
-            && let Some(slot) = totals.get_mut(index)
-        {
-            *slot = moved;
+    let way = route::open(context, args.via, &args.target, async |gateway| {
+        Ok((
+            Arc::clone(gateway),
+            Bastion::open(context, gateway, &args, &forwards).await?,
+        ))
+    });
+    match way.await? {
+        Way::Bastion((gateway, bastion)) => {
+            serve_bastion(context, &gateway, bastion, &args, &forwards).await
+        }
+        Way::Ssm(ssm, node) => {
+            let result = ssm::run(context, &args, &forwards, &ssm, &node).await;
+            // Whatever happened: what was started at AWS is ended there.
+            ssm.settle().await;
+            result
         }
     }
-    for (forward, moved) in forwards.iter().zip(totals) {
-        context.printer.note(format!(
-            "{}: {} connections, {} sent, {} received",
-            forward.destination(args.target.as_str()),
-            moved.connections,
-            bytes(moved.up),
-            bytes(moved.down),
-        ));
-    }
-    result
 }
 
-fn tell(context: &Context, tunnel: &Tunnel, forward: &Forward) -> Result<(), Error> {
-    let granted = tunnel.granted();
-    super::connect::describe(context.printer, granted);
-    let address = tunnel.address();
-    if context.printer.json {
-        return context.printer.json(&Listening {
-            listening: address.to_string(),
+/// Through the agent: a session for each forward.
+struct Bastion {
+    tunnels: Vec<Tunnel>,
+    endings: mpsc::Receiver<Error>,
+}
+
+impl Bastion {
+    async fn open(
+        context: &Context,
+        gateway: &Arc<Gateway>,
+        args: &ForwardArgs,
+        forwards: &[Forward],
+    ) -> Result<Self, Refusal> {
+        let (ended, endings) = mpsc::channel(1);
+        let mut tunnels = Vec::new();
+        for forward in forwards {
+            let opened = Tunnel::open(
+                gateway,
+                &args.target,
+                forward,
+                context.printer,
+                ended.clone(),
+            );
+            tunnels.push(opened.await?);
+        }
+        Ok(Self { tunnels, endings })
+    }
+}
+
+async fn serve_bastion(
+    context: &Context,
+    gateway: &Gateway,
+    Bastion {
+        tunnels,
+        mut endings,
+    }: Bastion,
+    args: &ForwardArgs,
+    forwards: &[Forward],
+) -> Result<ExitCode, Error> {
+    for (tunnel, forward) in tunnels.iter().zip(forwards) {
+        let granted = tunnel.granted();
+        super::connect::describe(context.printer, granted);
+        Listening {
+            listening: tunnel.address().to_string(),
             target: &granted.target.name,
             target_id: granted.target.id.to_string(),
             host: forward.host.as_ref().map(|host| host.as_str()),
             port: forward.port,
             session: granted.session.to_string(),
-        });
+        }
+        .tell(context.printer, forward)?;
     }
-    context.printer.answer(format!(
-        "{address} -> {}",
-        forward.destination(&granted.target.name)
-    ))
+    let mut serving = Serving::default();
+    let first = tunnels.first().map_or(0, |tunnel| tunnel.address().port());
+    for tunnel in tunnels {
+        let stop = serving.stop.clone();
+        serving.add(tunnel.serve(stop));
+    }
+    let result = tokio::select! {
+        done = until_done(args, first) => done,
+        Some(error) = endings.recv() => Err(error),
+        () = outage::tell(gateway.away(), context.printer) => Ok(ExitCode::SUCCESS),
+    };
+    serving.finish(context.printer, args, forwards).await;
+    result
+}
+
+/// Tunnels at work, in the order of the command line.
+#[derive(Default)]
+struct Serving {
+    stop: CancellationToken,
+    tasks: JoinSet<(usize, Totals)>,
+}
+
+impl Serving {
+    fn add(&mut self, serve: impl Future<Output = Totals> + Send + 'static) {
+        let index = self.tasks.len();
+        self.tasks.spawn(async move { (index, serve.await) });
+    }
+
+    /// Ends them and tells what moved.
+    async fn finish(mut self, printer: Printer, args: &ForwardArgs, forwards: &[Forward]) {
+        self.stop.cancel();
+        let mut totals = vec![Totals::default(); forwards.len()];
+        while let Some(served) = self.tasks.join_next().await {
+            if let Ok((index, moved)) = served
+                && let Some(slot) = totals.get_mut(index)
+            {
+                *slot = moved;
+            }
+        }
+        for (forward, moved) in forwards.iter().zip(totals) {
+            printer.note(format!(
+                "{}: {} connections, {} sent, {} received",
+                forward.destination(args.target.as_str()),
+                moved.connections,
+                bytes(moved.up),
+                bytes(moved.down),
+            ));
+        }
+    }
+}
+
+impl Listening<'_> {
+    fn tell(&self, printer: Printer, forward: &Forward) -> Result<(), Error> {
+        if printer.json {
+            return printer.json(self);
+        }
+        printer.answer(format!(
+            "{} -> {}",
+            self.listening,
+            forward.destination(self.target)
+        ))
+    }
+}
+
+/// Until a signal, or the end of COMMAND.
+async fn until_done(args: &ForwardArgs, first_port: u16) -> Result<ExitCode, Error> {
+    tokio::select! {
+        signalled = interrupted() => signalled.map(|()| ExitCode::SUCCESS),
+        status = command(&args.command, first_port) => status,
+    }
 }
 
 async fn interrupted() -> Result<(), Error> {

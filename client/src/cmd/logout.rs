@@ -7,11 +7,15 @@ use serde_json::json;
 use crate::cli::LogoutArgs;
 use crate::context::Context;
 use crate::error::Error;
+use crate::evidence;
 use crate::identity;
 
 /// Destroys sessions, certificates and the key that sealed them. Being logged out is no failure.
 pub async fn run(context: &Context, args: LogoutArgs) -> Result<ExitCode, Error> {
     let forgotten = identity::logout(context, args.all).await?;
+    if args.all {
+        evidence::forget(context).await?;
+    }
     if context.printer.json {
         context.printer.json(&json!({ "forgotten": forgotten }))?;
     } else if forgotten.is_empty() {

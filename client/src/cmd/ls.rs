@@ -1,12 +1,14 @@
 //! `postern ls [FILTER...]`: targets, how each can be reached, what policy lets you do.
 
+mod ssm;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::LsArgs;
+use crate::cli::{LsArgs, Via};
 use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::Gateway;
@@ -44,8 +46,16 @@ struct Allowed {
     any_port: bool,
 }
 
-/// Lists targets.
+/// Lists the agent's targets where one is configured, else those that SSM manages.
 pub async fn run(context: &Context, args: LsArgs) -> Result<ExitCode, Error> {
+    match args.via.unwrap_or(context.via) {
+        Via::Ssm => ssm::run(context, &args.filters).await,
+        Via::Auto if context.agents.is_empty() => ssm::run(context, &args.filters).await,
+        Via::Auto | Via::Bastion => bastion(context, args).await,
+    }
+}
+
+async fn bastion(context: &Context, args: LsArgs) -> Result<ExitCode, Error> {
     let gateway = Gateway::of(context).await?;
     let filters: Vec<String> = args
         .filters

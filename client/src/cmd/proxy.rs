@@ -1,13 +1,16 @@
 //! `postern proxy USER@TARGET [PORT]`: carries stock `ssh` over stdin and stdout.
 
+mod ssm;
+
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use postern_proto::gateway::EARLY_DATA;
 use postern_proto::gateway::message::{CloseReason, OpenKind};
-use postern_proto::names::TargetName;
+use postern_proto::names::{LoginUser, TargetName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,7 +19,8 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::gateway::{Gateway, Opened, Request};
 use crate::output::Printer;
-use crate::pipe;
+use crate::pipe::{self, Early};
+use crate::route::{self, Way};
 
 /// What names for stock clients end in.
 pub(super) const SUFFIX: &str = ".postern";
@@ -30,45 +34,61 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Relays until the session ends.
 pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> {
-    let request = request(context, &args)?;
+    let (user, target) = destination(context, &args)?;
     if std::io::stdin().is_terminal() {
         return Err(Error::usage("`proxy` carries the SSH protocol, which no person types")
             .hint("postern ssh-config >> ~/.ssh/config, then ssh TARGET.postern; or `postern connect`"));
     }
-    let gateway = Gateway::of(context).await?;
-    let local = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
-    carry(context.printer, &gateway, &request, args.port, local).await?;
+    let mut local = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
+    let early = first_words(&mut local).await?;
+    let way = route::open(context, args.via, &target, async |gateway| {
+        let request = Request {
+            target: target.clone(),
+            kind: OpenKind::Ssh { user },
+        };
+        let opened = gateway.open(&request, &mut Early::said(&early)).await?;
+        Ok((Arc::clone(gateway), opened))
+    });
+    match way.await? {
+        Way::Bastion((gateway, opened)) => {
+            carry(context.printer, &gateway, opened, args.port, local).await?;
+        }
+        Way::Ssm(ssm, node) => {
+            // Who logs in there is between `ssh` and the target.
+            let port = args.port.unwrap_or(DEFAULT_PORT);
+            let carried = ssm::carry(context, &ssm, &node, port, early, local).await;
+            // Whatever happened: what was started at AWS is ended there.
+            ssm.settle().await;
+            carried?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn request(context: &Context, args: &ProxyArgs) -> Result<Request, Error> {
+fn destination(context: &Context, args: &ProxyArgs) -> Result<(LoginUser, TargetName), Error> {
     let usage = |error: postern_proto::names::NameError| Error::usage(error.to_string());
     let stripped = args
         .destination
         .strip_suffix(SUFFIX)
         .unwrap_or(&args.destination);
     let target: TargetName = stripped.parse().map_err(usage)?;
-    let (user, target) = super::connect::destination(context, None, &target)?;
-    Ok(Request {
-        target,
-        kind: OpenKind::Ssh { user },
-    })
+    let target = context.aliased(&target)?;
+    super::connect::destination(context, None, &target)
 }
 
-/// Opens the session with what the local side says first, checks the port and relays.
+/// Checks the port and relays.
 async fn carry(
     printer: Printer,
     gateway: &Gateway,
-    request: &Request,
+    opened: Opened,
     port: Option<u16>,
     mut local: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), Error> {
-    let early = first_words(&mut local).await?;
     let Opened {
         granted,
         mut wire,
         seen,
-    } = gateway.open(request, &early).await?;
+    } = opened;
     super::connect::describe(printer, &granted);
     if let Err(error) = check_port(port, &granted.target.address) {
         wire.farewell(CloseReason::Client).await;
@@ -97,7 +117,7 @@ async fn carry(
 }
 
 /// Waits for a signal that is to end us.
-async fn killed() {
+pub(super) async fn killed() {
     let kinds = [
         SignalKind::hangup(),
         SignalKind::terminate(),
@@ -179,9 +199,9 @@ mod tests {
     async fn a_stock_client_speaks_through_it() {
         let agent = FakeAgent::start().await;
         let gateway = agent.gateway().await;
-        let (near, far) = duplex(1 << 20);
+        let (near, mut far) = duplex(1 << 20);
         let ssh = async {
-            let mut handle = client::connect_stream(std::sync::Arc::default(), near, Stock)
+            let mut handle = client::connect_stream(Arc::default(), near, Stock)
                 .await
                 .unwrap();
             assert!(
@@ -202,7 +222,11 @@ mod tests {
             status
         };
         let request = request();
-        let carried = carry(Printer::plain_json(), &gateway, &request, Some(22), far);
+        let carried = async {
+            let early = first_words(&mut far).await?;
+            let opened = gateway.open(&request, &mut Early::said(&early)).await?;
+            carry(Printer::plain_json(), &gateway, opened, Some(22), far).await
+        };
         let (carried, status) = tokio::join!(carried, ssh);
         assert_eq!((carried, status), (Ok(()), Some(7)));
     }

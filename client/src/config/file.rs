@@ -1,20 +1,28 @@
 //! The configuration file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use postern_proto::names::TargetName;
 use serde::Deserialize;
 
 use super::agent::Parts;
-use super::{AgentProfile, ConfigError, Environment, KeyringChoice, read_small};
+use super::{AgentProfile, ConfigError, Environment, KeyringChoice, read_small, route};
+use crate::cli::Via;
 
 const FILE_LIMIT: u64 = 1024 * 1024;
 const KEYS: &[&str] = &[
     "profile",
     "user",
+    "via",
+    "alias",
     "keyring",
     "state",
     "audit_store",
     "auditor_identity",
+    "ssm_sessions",
+    "evidence",
+    "auditors",
     "agent",
 ];
 const AGENT_KEYS: &[&str] = &[
@@ -31,10 +39,17 @@ const AGENT_KEYS: &[&str] = &[
 pub(super) struct File {
     pub(super) profile: Option<String>,
     pub(super) user: Option<String>,
+    via: Option<String>,
+    #[serde(default)]
+    alias: BTreeMap<String, String>,
     keyring: Option<String>,
     pub(super) state: Option<PathBuf>,
     pub(super) audit_store: Option<PathBuf>,
     pub(super) auditor_identity: Option<PathBuf>,
+    ssm_sessions: Option<i64>,
+    pub(super) evidence: Option<PathBuf>,
+    #[serde(default)]
+    auditors: Vec<String>,
     #[serde(default)]
     pub(super) agent: Vec<AgentSection>,
     /// Relative paths start here.
@@ -88,6 +103,26 @@ impl File {
         Ok(file)
     }
 
+    pub(super) fn via(&self) -> Result<Option<Via>, ConfigError> {
+        let place = || format!("`via` in `{}`", self.path.display());
+        self.via
+            .as_deref()
+            .map(|text| route(place(), text))
+            .transpose()
+    }
+
+    /// Names of one's own for targets.
+    pub(super) fn aliases(&self) -> Result<BTreeMap<String, TargetName>, ConfigError> {
+        let target = |(alias, target): (&String, &String)| match target.parse() {
+            Ok(target) => Ok((alias.clone(), target)),
+            Err(error) => Err(ConfigError::Value {
+                place: format!("`alias.{alias}` in `{}`", self.path.display()),
+                problem: format!("{error}"),
+            }),
+        };
+        self.alias.iter().map(target).collect()
+    }
+
     pub(super) fn keyring(&self) -> Result<Option<KeyringChoice>, ConfigError> {
         self.keyring
             .as_deref()
@@ -97,6 +132,21 @@ impl File {
                 })
             })
             .transpose()
+    }
+
+    pub(super) fn ssm_sessions(&self) -> Result<Option<usize>, ConfigError> {
+        let place = || format!("`ssm_sessions` in `{}`", self.path.display());
+        self.ssm_sessions
+            .map(|number| super::ssm_sessions(place(), &number.to_string()))
+            .transpose()
+    }
+
+    /// The auditors' age recipients, each one a recipient.
+    pub(super) fn auditors(&self) -> Result<Vec<String>, ConfigError> {
+        super::auditors(
+            &format!("`auditors` in `{}`", self.path.display()),
+            self.auditors.iter().map(String::as_str),
+        )
     }
 
     /// A path of the file: `~/` is the home folder, a relative one starts at the file's folder.

@@ -67,6 +67,7 @@ fn without_anything_there_are_defaults() {
     assert_eq!(settings.profile, "default");
     assert_eq!(settings.keyring, KeyringChoice::Auto);
     assert_eq!(settings.state, home.0.path().join(".local/state/postern"));
+    assert_eq!(settings.evidence, settings.state.join("evidence"));
     assert!(settings.agents.is_empty());
     let empty = Environment::default();
     let error = Settings::load(&GlobalArgs::default(), &empty).unwrap_err();
@@ -147,4 +148,70 @@ fn every_variable_is_in_the_table_once() {
     names.dedup();
     assert_eq!(names.len(), variable::ALL.len());
     assert!(names.iter().all(|name| name.starts_with("POSTERN_")));
+}
+
+#[test]
+fn evidence_of_the_client_has_a_place_and_auditors() {
+    let auditor = age::x25519::Identity::generate().to_public();
+    let home = Home::new(&format!(
+        "evidence = \"proof\"\nauditors = [\"{auditor}\"]\n"
+    ));
+    let settings = home.load(&[], &GlobalArgs::default()).unwrap();
+    assert_eq!(
+        settings.evidence,
+        home.0.path().join(".config/postern/proof")
+    );
+    assert_eq!(settings.auditors, [auditor.to_string()]);
+    let elsewhere = [("POSTERN_EVIDENCE", "/elsewhere")];
+    let settings = home.load(&elsewhere, &GlobalArgs::default()).unwrap();
+    assert_eq!(settings.evidence, Path::new("/elsewhere"));
+    let two = format!("{auditor}, {auditor}");
+    let named = [("POSTERN_AUDITORS", two.as_str())];
+    let settings = home.load(&named, &GlobalArgs::default()).unwrap();
+    assert_eq!(settings.auditors.len(), 2);
+    let home = Home::new("auditors = [\"ssh-ed25519 AAAA\"]\n");
+    let error = home.load(&[], &GlobalArgs::default()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("`ssh-ed25519 AAAA` is no age recipient"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_route_and_aliases_come_from_the_file_and_are_checked() {
+    let home = Home::new("via = \"ssm\"\n[alias]\nfront = \"i-0123456789abcdef0\"\n");
+    let none = GlobalArgs::default();
+    let settings = home.load(&[], &none).unwrap();
+    assert_eq!(settings.via, Via::Ssm);
+    assert_eq!(settings.aliases["front"].as_str(), "i-0123456789abcdef0");
+    let settings = home.load(&[("POSTERN_VIA", "bastion")], &none).unwrap();
+    assert_eq!(settings.via, Via::Bastion);
+    let wrong = home.load(&[("POSTERN_VIA", "road")], &none).unwrap_err();
+    assert_eq!(
+        wrong.to_string(),
+        "POSTERN_VIA: `road` is no route: auto, bastion or ssm"
+    );
+    let wrong = Home::new("[alias]\nfront = \"\"\n")
+        .load(&[], &none)
+        .unwrap_err();
+    assert!(
+        wrong.to_string().starts_with("`alias.front` in `"),
+        "{wrong}"
+    );
+    let context = crate::context::Context::new(
+        crate::output::Printer::plain_json(),
+        settings,
+        Environment::default(),
+    );
+    let aliased = |typed: &str| {
+        context
+            .aliased(&typed.parse().unwrap())
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(aliased("front"), "i-0123456789abcdef0");
+    assert_eq!(aliased("root@front"), "root@i-0123456789abcdef0");
+    assert_eq!(aliased("frontier"), "frontier");
 }

@@ -91,7 +91,7 @@ impl Forward {
     }
 
     /// Listens on loopback.
-    pub(super) async fn listen(&self) -> Result<TcpListener, Error> {
+    pub(crate) async fn listen(&self) -> Result<TcpListener, Error> {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let bound = TcpListener::bind((loopback, self.local.unwrap_or(self.port))).await;
         let bound = match bound {

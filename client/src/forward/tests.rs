@@ -229,3 +229,47 @@ async fn a_lost_network_resets_the_connection_and_not_the_forward() {
     let _again = TcpStream::connect(running.address).await.unwrap();
     within(listener.accept()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_program_says_first_does_not_wait_for_the_grant() {
+    let agent = FakeAgent::start().await;
+    let listener = target(&agent).await;
+    let running = open(&agent, "0:5432").await.unwrap();
+    // The session's own pipe is granted before anybody connects, and serves the first.
+    let _first = TcpStream::connect(running.address).await.unwrap();
+    within(listener.accept()).await.unwrap();
+    agent
+        .state
+        .lock()
+        .unwrap()
+        .script
+        .push_back(Script::HearFirst);
+    let mut near = TcpStream::connect(running.address).await.unwrap();
+    near.write_all(b"hello").await.unwrap();
+    let (mut far, _) = within(listener.accept()).await.unwrap();
+    let mut heard = [0; 10];
+    near.write_all(b"again").await.unwrap();
+    within(far.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"helloagain");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_one_after_the_other_find_a_spare_each_time() {
+    let agent = FakeAgent::start().await;
+    let listener = target(&agent).await;
+    let running = open(&agent, "0:5432").await.unwrap();
+    let _first = TcpStream::connect(running.address).await.unwrap();
+    within(listener.accept()).await.unwrap();
+    for joined in 0..4 {
+        // The session's own, one for each further connection, and one ready for the next.
+        within(async {
+            while agent.state.lock().unwrap().connections < joined + 2 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let _near = TcpStream::connect(running.address).await.unwrap();
+        within(listener.accept()).await.unwrap();
+    }
+    assert_eq!(agent.state.lock().unwrap().opens.len(), 5);
+}

@@ -28,6 +28,12 @@ pub struct AwsProfile {
     pub region: String,
     /// An endpoint of one's own, instead of the region's.
     pub sts_endpoint: Option<String>,
+    /// The same for Systems Manager.
+    pub ssm_endpoint: Option<String>,
+    /// The same for the Key Management Service.
+    pub kms_endpoint: Option<String>,
+    /// The same for Identity and Access Management.
+    pub iam_endpoint: Option<String>,
     /// PEM file of the certificates that sign AWS's, instead of the system's.
     pub ca_bundle: Option<PathBuf>,
     /// The MFA device.
@@ -92,7 +98,10 @@ impl AwsProfile {
             .map(|text| seconds(&source, &text))
             .transpose()?;
         Ok(Self {
-            sts_endpoint: files.endpoint(environment, &chain)?,
+            sts_endpoint: files.endpoint(environment, &chain, "AWS_ENDPOINT_URL_STS", "sts")?,
+            ssm_endpoint: files.endpoint(environment, &chain, "AWS_ENDPOINT_URL_SSM", "ssm")?,
+            kms_endpoint: files.endpoint(environment, &chain, "AWS_ENDPOINT_URL_KMS", "kms")?,
+            iam_endpoint: files.endpoint(environment, &chain, "AWS_ENDPOINT_URL_IAM", "iam")?,
             ca_bundle: environment
                 .path("AWS_CA_BUNDLE")
                 .or_else(|| Some(expand(environment, &find("ca_bundle")?))),
@@ -153,15 +162,23 @@ impl AwsProfile {
 
     /// `host[:port]` of its STS endpoint.
     pub fn sts_host(&self) -> String {
-        self.sts_endpoint
-            .as_deref()
-            .and_then(host_of)
-            .unwrap_or_else(|| regional_sts_host(&self.region))
+        service_host(self.sts_endpoint.as_deref(), "sts", &self.region)
     }
 }
 
 /// `host[:port]` of AWS's own STS endpoint of a region.
 pub fn regional_sts_host(region: &str) -> String {
+    regional_host("sts", region)
+}
+
+/// `host[:port]` of an endpoint of one's own, else AWS's of a region.
+pub(crate) fn service_host(endpoint: Option<&str>, service: &str, region: &str) -> String {
+    endpoint
+        .and_then(host_of)
+        .unwrap_or_else(|| regional_host(service, region))
+}
+
+fn regional_host(service: &str, region: &str) -> String {
     let suffix = if region.starts_with("cn-") {
         "amazonaws.com.cn"
     } else if region.starts_with("us-iso-") {
@@ -171,7 +188,7 @@ pub fn regional_sts_host(region: &str) -> String {
     } else {
         "amazonaws.com"
     };
-    format!("sts.{region}.{suffix}")
+    format!("{service}.{region}.{suffix}")
 }
 
 /// A region's name goes into host names and signatures.
@@ -380,6 +397,8 @@ impl Files {
         &self,
         environment: &Environment,
         chain: &[(String, Merged)],
+        variable: &'static str,
+        service: &str,
     ) -> Result<Option<String>, AwsError> {
         let ignored = environment
             .text("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")?
@@ -390,11 +409,11 @@ impl Files {
         let of_profile = |(_, profile): &(String, Merged)| {
             let in_services = profile.get("services").and_then(|name| {
                 let services: &Section = self.config.section(&format!("services {name}"))?;
-                nested(services.get("sts")?, "endpoint_url").map(str::to_owned)
+                nested(services.get(service)?, "endpoint_url").map(str::to_owned)
             });
             in_services.or_else(|| profile.get("endpoint_url"))
         };
-        let url = match environment.text("AWS_ENDPOINT_URL_STS")? {
+        let url = match environment.text(variable)? {
             Some(url) => Some(url),
             None => environment.text("AWS_ENDPOINT_URL")?,
         };

@@ -11,7 +11,7 @@ use crate::context::Context;
 use super::IdentityError;
 use super::aws::AwsProfile;
 use super::code::{self, Source};
-use super::secret::Secret;
+use super::secret::{Keys, Secret};
 use super::sign::ClientKey;
 use super::store::{Kept, RoleSession, Store};
 use super::sts::{Sts, StsError, TemporaryKeys, now};
@@ -165,11 +165,13 @@ fn belongs(kept: &Kept, profile: &AwsProfile) -> bool {
             .is_none_or(|serial| *serial == kept.serial)
 }
 
-/// The role session, assumed again from the user session when it is over. `None`: the profile has
-/// no role. The caller holds the store's lock.
+/// The role session, assumed again from the user session when it is over, or when its keys are
+/// those that AWS said are `over`. `None`: the profile has no role. The caller holds the store's
+/// lock.
 pub(crate) async fn role_session(
     context: &Context,
     store: &Store<'_>,
+    over: Option<&Keys>,
 ) -> Result<Option<RoleSession>, IdentityError> {
     let (mut kept, _) = session(context, store).await?;
     let profile = aws_profile(context)?;
@@ -178,6 +180,9 @@ pub(crate) async fn role_session(
         .role
         .as_ref()
         .filter(|role| Some(role.arn.as_str()) == wanted)
+        .filter(|role| {
+            over.is_none_or(|over| over.access_key_id != role.session.keys.access_key_id)
+        })
         .is_some_and(|role| role.session.ends_at > now() + ROLE_MARGIN);
     if !lives {
         kept.role = assume(&profile, &kept).await?;

@@ -6,22 +6,16 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
-use crate::config::read_small;
 use crate::context::Context;
 
 use super::keyring::{self, Entry, KeyringError, Ring, WrappingKey};
+use super::sealed::SealedFile;
 use super::secret::Secret;
 use super::sts::{Caller, TemporaryKeys, now};
 
-const FILE_LIMIT: u64 = 1024 * 1024;
-const MAGIC: &str = "postern-sealed 1";
 /// Longer than anybody needs for a login at a terminal.
 const LOCK_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -119,7 +113,7 @@ impl StoreError {
         }
     }
 
-    fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+    pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |error| Self::File {
             path,
@@ -131,8 +125,7 @@ impl StoreError {
 /// The kept session of one profile.
 pub(crate) struct Store<'a> {
     context: &'a Context,
-    file: PathBuf,
-    entry: Entry,
+    file: SealedFile,
 }
 
 /// Where a login will be kept.
@@ -156,17 +149,24 @@ impl<'a> Store<'a> {
         let name = file_name(profile);
         Self {
             context,
-            file: folder.join(format!("{name}.sealed")),
-            entry: Entry {
-                name: format!("{profile} in {}", context.state.display()),
-                file: folder.join(format!("{name}.key.age")),
+            file: SealedFile {
+                path: folder.join(format!("{name}.sealed")),
+                entry: Entry {
+                    name: format!("{profile} in {}", context.state.display()),
+                    file: folder.join(format!("{name}.key.age")),
+                },
             },
         }
     }
 
+    /// The keyring entry of the session's key.
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.file.entry
+    }
+
     /// Waits for its turn: two logins at a time would burn one code twice.
     pub(crate) async fn lock(&self) -> Result<Lock, StoreError> {
-        let path = self.file.with_extension("lock");
+        let path = self.file.path.with_extension("lock");
         self.make_folder()?;
         let file = private()
             .create(true)
@@ -187,10 +187,10 @@ impl<'a> Store<'a> {
         let Some((ring, sealed)) = self.read()? else {
             return Ok(None);
         };
-        let Some(key) = keyring::fetch(self.context, ring, &self.entry).await? else {
+        let Some(key) = keyring::fetch(self.context, ring, &self.file.entry).await? else {
             return Ok(None);
         };
-        self.open(ring, &key, &sealed).map(Some)
+        self.file.open(ring, &key, &sealed).map(Some)
     }
 
     /// The keyring that the kept session's key is in.
@@ -204,11 +204,11 @@ impl<'a> Store<'a> {
         self.make_folder()?;
         let before = self.read().ok().flatten().map(|(ring, _)| ring);
         if let Some(ring) = before.filter(|ring| keyring::chosen(self.context, *ring))
-            && let Ok(Some(key)) = keyring::fetch(self.context, ring, &self.entry).await
+            && let Ok(Some(key)) = keyring::fetch(self.context, ring, &self.file.entry).await
         {
             return Ok(Place { ring, key, before });
         }
-        let (ring, key) = keyring::create(self.context, &self.entry, lifetime).await?;
+        let (ring, key) = keyring::create(self.context, &self.file.entry, lifetime).await?;
         Ok(Place { ring, key, before })
     }
 
@@ -218,15 +218,15 @@ impl<'a> Store<'a> {
         let lifetime = u64::try_from(kept.user.ends_at - now() + 3600).unwrap_or(3600);
         keyring::extend(
             place.ring,
-            &self.entry,
+            &self.file.entry,
             &place.key,
             Duration::from_secs(lifetime),
         )
         .await?;
-        self.write(place.ring, &place.key, kept)?;
+        self.file.write(place.ring, &place.key, kept)?;
         match place.before {
             Some(before) if before != place.ring => {
-                Ok(keyring::forget_elsewhere(before, &self.entry).await?)
+                Ok(keyring::forget_elsewhere(before, &self.file.entry).await?)
             }
             _ => Ok(()),
         }
@@ -238,15 +238,15 @@ impl<'a> Store<'a> {
             // Logged out meanwhile: what a person threw away must not come back.
             return Ok(());
         };
-        let Some(key) = keyring::fetch(self.context, ring, &self.entry).await? else {
+        let Some(key) = keyring::fetch(self.context, ring, &self.file.entry).await? else {
             return Ok(());
         };
-        self.write(ring, &key, kept)
+        self.file.write(ring, &key, kept)
     }
 
     /// Destroys key and file. `true`: there was something.
     pub(crate) async fn wipe(&self) -> Result<bool, StoreError> {
-        let existed = self.file.exists();
+        let existed = self.file.path.exists();
         // A damaged file does not say which keyring; then every one that may hold a key is asked.
         let rings = match self.read() {
             Ok(Some((ring, _))) => vec![ring],
@@ -254,80 +254,25 @@ impl<'a> Store<'a> {
             Err(_) => vec![Ring::Kernel, Ring::File],
         };
         // The file goes first: it is what a command looks for.
-        remove(&self.file)?;
+        remove(&self.file.path)?;
         for ring in rings {
-            keyring::forget(self.context, ring, &self.entry).await?;
+            keyring::forget(self.context, ring, &self.file.entry).await?;
         }
         Ok(existed)
     }
 
     fn read(&self) -> Result<Option<(Ring, Vec<u8>)>, StoreError> {
-        if !self.file.exists() {
-            return Ok(None);
-        }
-        let bytes = read_small("the kept session", &self.file, FILE_LIMIT).map_err(|error| {
-            StoreError::File {
-                path: self.file.clone(),
-                cause: error.to_string(),
-            }
-        })?;
-        let parsed = std::str::from_utf8(&bytes).ok().and_then(|text| {
-            let (head, body) = text.split_once('\n')?;
-            let name = head.strip_prefix(MAGIC)?.strip_prefix(' ')?;
-            let ring = Ring::ALL.into_iter().find(|ring| ring.name() == name)?;
-            Some((ring, STANDARD.decode(body.trim_end()).ok()?))
-        });
-        parsed.map(Some).ok_or_else(|| self.sealed("it is damaged"))
-    }
-
-    fn write(&self, ring: Ring, key: &WrappingKey, kept: &Kept) -> Result<(), StoreError> {
-        let mut plain = Zeroizing::new(Vec::with_capacity(16 * 1024));
-        serde_json::to_writer(&mut *plain, kept).map_err(|_| self.sealed("it has no JSON form"))?;
-        let failed = |_| self.sealed("it cannot be encrypted");
-        let cipher = RandomizedNonceKey::new(&AES_256_GCM, key.bytes()).map_err(failed)?;
-        let nonce = cipher
-            .seal_in_place_append_tag(Aad::from(self.bound(ring)), &mut *plain)
-            .map_err(failed)?;
-        let mut sealed = nonce.as_ref().to_vec();
-        sealed.extend_from_slice(&plain);
-        let text = format!("{MAGIC} {}\n{}\n", ring.name(), STANDARD.encode(sealed));
-        write_private(&self.file, text.as_bytes()).map_err(StoreError::file(&self.file))
-    }
-
-    fn open(&self, ring: Ring, key: &WrappingKey, sealed: &[u8]) -> Result<Kept, StoreError> {
-        let failed = |_| self.sealed("it was changed, or sealed under another key");
-        let (nonce, body) = sealed
-            .split_at_checked(12)
-            .ok_or_else(|| self.sealed("it is damaged"))?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(failed)?;
-        let cipher = RandomizedNonceKey::new(&AES_256_GCM, key.bytes()).map_err(failed)?;
-        let mut body = Zeroizing::new(body.to_vec());
-        let plain = cipher
-            .open_in_place(nonce, Aad::from(self.bound(ring)), &mut body)
-            .map_err(failed)?;
-        serde_json::from_slice(plain).map_err(|_| self.sealed("it is of another version"))
-    }
-
-    /// A file cannot be passed off as another profile's.
-    fn bound(&self, ring: Ring) -> Vec<u8> {
-        format!("{MAGIC} {}\n{}", ring.name(), self.entry.name).into_bytes()
-    }
-
-    fn sealed(&self, cause: &'static str) -> StoreError {
-        StoreError::Sealed {
-            path: self.file.clone(),
-            cause,
-        }
+        self.file.read()
     }
 
     /// What a test leaves in the kernel's keyring.
     #[cfg(test)]
     pub(crate) fn forget_for_test(&self) {
-        keyring::forget_for_test(&self.entry);
+        keyring::forget_for_test(&self.file.entry);
     }
 
     fn make_folder(&self) -> Result<(), StoreError> {
-        let folder = self.file.parent().unwrap_or(&self.file);
+        let folder = self.file.path.parent().unwrap_or(&self.file.path);
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -391,7 +336,7 @@ fn remove(path: &Path) -> Result<(), StoreError> {
 }
 
 /// A profile's name as part of a file's: what is not plain becomes `%` and hex digits.
-fn file_name(profile: &str) -> String {
+pub(crate) fn file_name(profile: &str) -> String {
     let mut name = String::with_capacity(profile.len());
     for byte in profile.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {

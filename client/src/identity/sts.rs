@@ -7,19 +7,18 @@ use aws_sdk_sts::config::timeout::TimeoutConfig;
 use aws_sdk_sts::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::RequestId as _;
-use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigError, read_small};
+use crate::config::ConfigError;
 
 use super::aws::{AwsProfile, Role};
 use super::code::MfaCode;
 use super::secret::Keys;
+use super::trust::{TrustError, https};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
-const BUNDLE_LIMIT: u64 = 4 * 1024 * 1024;
 /// AWS refuses signatures that are further off (AWS-signed requests live 5 minutes in headers).
 const SKEW_SECONDS: i64 = 240;
 
@@ -67,24 +66,7 @@ pub struct TemporaryKeys {
 impl Sts {
     /// Nothing of the environment is read: the profile says it all.
     pub(crate) fn new(profile: &AwsProfile, keys: &Keys) -> Result<Self, StsError> {
-        let trust = match &profile.ca_bundle {
-            Some(path) => TrustStore::empty().with_pem_certificate(read_small(
-                "the CA bundle",
-                path,
-                BUNDLE_LIMIT,
-            )?),
-            None => TrustStore::default(),
-        };
-        let context = TlsContext::builder()
-            .with_trust_store(trust)
-            .build()
-            .map_err(|error| StsError::Answer(format!("TLS: {error}")))?;
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(
-                tls::rustls_provider::CryptoMode::AwsLc,
-            ))
-            .tls_context(context)
-            .build_https();
+        let http = https(profile)?;
         let credentials = Credentials::new(
             &keys.access_key_id,
             keys.secret_access_key.expose(),
@@ -342,8 +324,17 @@ fn temporary(
     })
 }
 
+impl From<TrustError> for StsError {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Config(error) => Self::Config(error),
+            TrustError::Tls(cause) => Self::Answer(format!("TLS: {cause}")),
+        }
+    }
+}
+
 /// The cause at the bottom says what happened; those above say where in the SDK.
-fn deepest(error: &dyn std::error::Error) -> String {
+pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

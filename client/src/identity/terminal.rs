@@ -36,11 +36,20 @@ pub(crate) fn available() -> bool {
 
 /// Asks; the answer is not shown while it is typed.
 pub(crate) async fn ask_hidden(question: &str) -> Result<Zeroizing<String>, TerminalError> {
+    ask(question, false).await
+}
+
+/// Asks for something that is no secret. The question may have several lines.
+pub(crate) async fn ask_shown(question: &str) -> Result<Zeroizing<String>, TerminalError> {
+    ask(question, true).await
+}
+
+async fn ask(question: &str, is_shown: bool) -> Result<Zeroizing<String>, TerminalError> {
     let mut terminal = open().ok_or(TerminalError::None)?;
     let question = question.to_owned();
     let stop = Stop(Arc::new(AtomicBool::new(false)));
     let stopped = Arc::clone(&stop.0);
-    tokio::task::spawn_blocking(move || read_hidden(&mut terminal, &question, &stopped))
+    tokio::task::spawn_blocking(move || read_answer(&mut terminal, &question, is_shown, &stopped))
         .await
         .map_err(|_| TerminalError::Cancelled)?
 }
@@ -93,17 +102,21 @@ impl Drop for Hidden<'_> {
     }
 }
 
-fn read_hidden(
+fn read_answer(
     terminal: &mut File,
     question: &str,
+    is_shown: bool,
     stopped: &AtomicBool,
 ) -> Result<Zeroizing<String>, TerminalError> {
-    let told = crate::output::neutral(question).into_owned();
+    let told: Vec<_> = question.split('\n').map(crate::output::neutral).collect();
     let keys = terminal.try_clone().map_err(|_| TerminalError::None)?;
     let hidden = Hidden::start(&keys).ok_or(TerminalError::None)?;
-    let _ = write!(terminal, "{told}");
+    let _ = write!(terminal, "{}", told.join("\n"));
     let answer = read_line(&mut &keys, stopped, Instant::now() + DEADLINE);
     drop(hidden);
+    if let (true, Ok(answer)) = (is_shown, &answer) {
+        let _ = write!(terminal, "{}", crate::output::neutral(answer));
+    }
     let _ = writeln!(terminal);
     answer
 }

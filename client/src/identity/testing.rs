@@ -22,20 +22,20 @@ use super::sts::now;
 pub(super) mod agent;
 pub(super) mod aws;
 
-pub(super) const ROLE: &str = "arn:aws:iam::111122223333:role/postern/attest";
-pub(super) const SERIAL: &str = "arn:aws:iam::111122223333:mfa/alice";
-pub(super) const KEY_ID: &str = "AKIAALICEALICEALICE0";
+pub(crate) const ROLE: &str = "arn:aws:iam::111122223333:role/postern/attest";
+pub(crate) const SERIAL: &str = "arn:aws:iam::111122223333:mfa/alice";
+pub(crate) const KEY_ID: &str = "AKIAALICEALICEALICE0";
 /// Nothing that starts like this may ever be found on disk or in a message.
-pub(super) const CANARY: &str = "canary-";
+pub(crate) const CANARY: &str = "canary-";
 
 /// A CA of a test's own.
-pub(super) struct Authority {
-    pub(super) pem: String,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -46,7 +46,7 @@ impl Authority {
     }
 
     /// A TLS server for `name`; its certificate ends `seconds` from now.
-    pub(super) fn server(&self, name: &str, alpn: &[u8], seconds: i64) -> TlsAcceptor {
+    pub(crate) fn server(&self, name: &str, alpn: &[u8], seconds: i64) -> TlsAcceptor {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let end = time::OffsetDateTime::from_unix_timestamp(now() + seconds).unwrap();
@@ -68,13 +68,13 @@ impl Authority {
 }
 
 /// Accepts TLS connections on a port of its own until dropped, one after the other.
-pub(super) struct Server {
-    pub(super) port: u16,
+pub(crate) struct Server {
+    pub(crate) port: u16,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    pub(super) async fn start<F>(
+    pub(crate) async fn start<F>(
         acceptor: TlsAcceptor,
         serve: impl Fn(TlsStream<TcpStream>) -> F + Send + 'static,
     ) -> Self
@@ -101,21 +101,23 @@ impl Drop for Server {
 }
 
 /// Locks what a fake knows.
-pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap()
 }
 
 /// AWS, an agent and somebody who uses both.
-pub(super) struct World {
+pub(crate) struct World {
     pub(super) aws: aws::Aws,
     pub(super) agent: agent::Agent,
-    pub(super) context: Context,
-    pub(super) folder: tempfile::TempDir,
+    pub(crate) context: Context,
+    pub(crate) folder: tempfile::TempDir,
+    /// Of every server here.
+    pub(crate) authority: Authority,
     config: String,
 }
 
 impl World {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new();
         let aws = aws::Aws::start(&authority).await;
@@ -151,10 +153,15 @@ impl World {
             profile: "alice".to_owned(),
             profile_named: false,
             login_user: None,
+            via: crate::cli::Via::Auto,
+            aliases: std::collections::BTreeMap::new(),
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),
             audit_store: None,
             auditor_identity: None,
+            ssm_sessions: 4,
+            evidence: folder.path().join("state/evidence"),
+            auditors: Vec::new(),
             mfa_code: None,
         };
         let mut context = Context::new(Printer::plain_json(), settings, environment);
@@ -168,6 +175,7 @@ impl World {
             ),
             aws,
             agent,
+            authority,
             context,
             folder,
         };
@@ -176,25 +184,25 @@ impl World {
     }
 
     /// Adds lines to the AWS configuration.
-    pub(super) fn configure(&self, more: &str) {
+    pub(crate) fn configure(&self, more: &str) {
         let text = format!("{}{more}", self.config);
         std::fs::write(self.folder.path().join("config"), text).unwrap();
     }
 
     /// The context as another process has it: nothing remembered.
-    pub(super) fn elsewhere(&self) -> Context {
+    pub(crate) fn elsewhere(&self) -> Context {
         Context {
             memory: super::Memory::default(),
             ..self.context.clone()
         }
     }
 
-    pub(super) fn profile(&self) -> &AgentProfile {
+    pub(crate) fn profile(&self) -> &AgentProfile {
         &self.context.agents[0]
     }
 
     /// Logs in with a code that AWS takes.
-    pub(super) async fn log_in(&self) -> super::Kept {
+    pub(crate) async fn log_in(&self) -> super::Kept {
         let code = self.aws.next_code();
         super::login(&self.context, Some(&code), None)
             .await
@@ -202,7 +210,7 @@ impl World {
     }
 
     /// Every file below the state folder, and its mode.
-    pub(super) fn files(&self) -> BTreeMap<std::path::PathBuf, (u32, Vec<u8>)> {
+    pub(crate) fn files(&self) -> BTreeMap<std::path::PathBuf, (u32, Vec<u8>)> {
         use std::os::unix::fs::PermissionsExt as _;
         let mut files = BTreeMap::new();
         let mut folders = vec![self.context.state.clone()];
@@ -227,12 +235,13 @@ impl Drop for World {
         // The kernel keeps keys longer than a test lives.
         let store = super::store::Store::new(&self.context);
         store.forget_for_test();
+        crate::evidence::forget_for_test(&self.context);
     }
 }
 
 /// Codes that the device will show, and those that were burnt.
 #[derive(Default)]
-pub(super) struct Device {
+pub(crate) struct Device {
     shown: HashSet<String>,
     count: u32,
 }

@@ -4,13 +4,11 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use postern_proto::gateway::EARLY_DATA;
-use postern_proto::gateway::frame::{self, DATA_LIMIT, FrameKind, HEADER, Piece};
+use postern_proto::gateway::frame::{self, FrameKind, Piece};
 use postern_proto::gateway::message::{Denied, Granted, Open};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{PipeError, Wire};
+use super::{Early, PipeError, Wire};
 
 /// For the agent to decide, dial the target and write its evidence.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -23,9 +21,13 @@ pub enum Answer<S> {
     Denied(Box<Denied>),
 }
 
-/// Asks for a pipe on `stream`. `early` (at most [`EARLY_DATA`] bytes, the rest is not taken) goes
-/// out with the request; after a denial the caller still has it for the next try.
-pub async fn open<S>(stream: S, request: &Open, early: &Bytes) -> Result<Answer<S>, PipeError>
+/// Asks for a pipe on `stream`. `early` goes out with the request, and what the local side says
+/// until the answer; after a denial the caller still has it for the next try.
+pub async fn open<S>(
+    stream: S,
+    request: &Open,
+    early: &mut Early<'_>,
+) -> Result<Answer<S>, PipeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -33,20 +35,14 @@ where
     let opening = frame::control(FrameKind::Open, &body)
         .ok_or(PipeError::Unexpected("the request is too long"))?;
     let mut wire = Wire::new(stream, opening);
-    for part in early
-        .get(..EARLY_DATA.min(early.len()))
-        .unwrap_or_default()
-        .chunks(DATA_LIMIT)
-    {
-        let mut buffer = BytesMut::with_capacity(HEADER + part.len());
-        buffer.resize(HEADER, 0);
-        buffer.extend_from_slice(part);
-        if let Some(frame) = frame::data(buffer) {
-            wire.machine_mut().send(frame);
-        }
+    for frame in early.frames() {
+        wire.machine_mut().send(frame);
     }
     let mut writing = true;
     let answer = poll_fn(|cx| {
+        while let Poll::Ready(frame) = early.poll_frame(cx) {
+            wire.machine_mut().send(frame);
+        }
         // A write error says little: the reason (`Denied`, an alert) stands in what is read, which
         // ends too when there is none.
         writing = writing && !matches!(wire.poll_transmit(cx), Poll::Ready(Err(_)));

@@ -62,6 +62,17 @@ impl Outages {
         }
     }
 
+    /// Why there is no connection yet.
+    pub(crate) fn explain(&self, why: &str) {
+        self.0.away.send_if_modified(|away| {
+            let news = away.why != why;
+            if news {
+                away.why = why.to_owned();
+            }
+            news
+        });
+    }
+
     /// Tells of every change.
     pub(crate) fn watch(&self) -> watch::Receiver<Away> {
         self.0.away.subscribe()
@@ -86,13 +97,7 @@ impl Outage {
 
     /// Why it has no connection yet.
     pub(crate) fn explain(&self, why: &str) {
-        self.outages.0.away.send_if_modified(|away| {
-            let news = away.why != why;
-            if news {
-                away.why = why.to_owned();
-            }
-            news
-        });
+        self.outages.explain(why);
     }
 }
 

@@ -9,10 +9,16 @@ pub enum Command {
     Disconnect,
     /// `~?`: which escapes there are.
     Help,
+    /// `~^Z`: stop this process, as Ctrl-Z does elsewhere.
+    Suspend,
 }
 
 /// What `~?` prints; the terminal is raw.
-pub const HELP: &[u8] = b"\r\n~.  end the session\r\n~~  send one ~\r\n~?  this help\r\n";
+pub const HELP: &[u8] =
+    b"\r\n~.   end the session\r\n~^Z  suspend the client\r\n~~   send one ~\r\n~?   this help\r\n";
+
+/// Ctrl-Z on a raw terminal.
+const SUSPEND: u8 = 0x1a;
 
 /// Takes escapes out of typed bytes.
 #[derive(Debug)]
@@ -37,7 +43,7 @@ impl Default for Escapes {
 
 impl Escapes {
     /// Appends to `out` what is to be sent of `typed`, and returns the first command in it; bytes
-    /// after `~.` are dropped, those after `~?` are kept.
+    /// after `~.` are dropped, those after the others are kept.
     pub fn feed(&mut self, typed: &[u8], out: &mut BytesMut) -> Option<Command> {
         let mut command = None;
         for &byte in typed {
@@ -47,8 +53,11 @@ impl Escapes {
                     continue;
                 }
                 (State::Tilde, b'.') => return Some(Command::Disconnect),
-                (State::Tilde, b'?') => {
-                    command = Some(Command::Help);
+                (State::Tilde, b'?' | SUSPEND) => {
+                    command = Some(match byte {
+                        SUSPEND => Command::Suspend,
+                        _ => Command::Help,
+                    });
                     self.state = State::LineStart;
                     continue;
                 }
@@ -99,5 +108,10 @@ mod tests {
     #[test]
     fn help_swallows_itself_alone() {
         assert_eq!(feed(&["~?ls"]), ("ls".to_owned(), Some(Command::Help)));
+        assert_eq!(
+            feed(&["\r~\x1als"]),
+            ("\rls".to_owned(), Some(Command::Suspend))
+        );
+        assert_eq!(feed(&["a\x1a"]), ("a\x1a".to_owned(), None));
     }
 }

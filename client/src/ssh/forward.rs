@@ -21,8 +21,8 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::SshError;
-use super::link::{Inbound, Link};
-use crate::gateway::{Gateway, Membership, Request};
+use super::client::Inbound;
+use super::link::Link;
 use crate::output::Printer;
 use spec::{Destination, Dynamic, Local, Remote};
 
@@ -50,13 +50,11 @@ impl Forwards {
         self.local.is_empty() && self.remote.is_empty() && self.dynamic.is_empty()
     }
 
-    /// Listens, opens the pipe and serves until the result is stopped. A forward that cannot be
-    /// had is an error: the person asked for it.
+    /// Listens, opens a connection of their own and serves until the result is stopped. A forward
+    /// that cannot be had is an error: the person asked for it.
     pub async fn start(
         self,
-        gateway: &Arc<Gateway>,
-        request: &Request,
-        session: &Membership,
+        open: impl Future<Output = Result<Link, SshError>>,
         printer: Printer,
     ) -> Result<Running, SshError> {
         let mut listeners = Vec::new();
@@ -66,7 +64,7 @@ impl Forwards {
         for Dynamic { bind } in self.dynamic {
             listeners.push((listen(bind, printer).await?, None));
         }
-        let mut link = Link::open(gateway, request, Some(session)).await?;
+        let mut link = open.await?;
         let mut remote = HashMap::new();
         for Remote {
             bind,
@@ -154,7 +152,7 @@ async fn serve(
             else => break,
         }
         if link.is_over() {
-            printer.warning("the forwards ended: their connection to the agent is gone");
+            printer.warning("the forwards ended: their connection is gone");
             break;
         }
     }

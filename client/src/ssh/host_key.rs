@@ -4,6 +4,8 @@
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PublicKey, PublicKeyOrCertificate};
 
+use super::known_hosts::KnownHosts;
+
 /// Kinds of host certificates that we ask for.
 pub(super) const CERTIFICATES: &[Algorithm] = &[
     Algorithm::Ed25519,
@@ -20,14 +22,23 @@ const PATTERN: &str = "*.postern";
 
 /// Whom to trust.
 #[derive(Debug, Clone)]
-pub(super) struct Trust {
+pub(super) enum Trust {
+    /// The agent, by its CA.
+    Agent(AgentKey),
+    /// A host, by what is known of it.
+    Known(KnownHosts),
+}
+
+/// What vouches for the agent's host key.
+#[derive(Debug, Clone)]
+pub(super) struct AgentKey {
     /// The host CA, an OpenSSH public key line.
     pub(super) ca: String,
     /// The agent's id.
     pub(super) agent: String,
 }
 
-impl Trust {
+impl AgentKey {
     /// Accepts a current host certificate of the CA for this agent, without options that we do
     /// not know; says what is wrong with anything else. `now` in seconds since 1970. russh has
     /// verified that the server holds the certified key.
@@ -86,7 +97,7 @@ mod tests {
     }
 
     fn check(certificate: Certificate, now: u64) -> Result<(), String> {
-        let trust = Trust {
+        let trust = AgentKey {
             ca: key(9).public_key().to_openssh().unwrap(),
             agent: "bastion-1".to_owned(),
         };
@@ -125,7 +136,7 @@ mod tests {
         the certificate is not for a host
         the certificate holds options that this version does not know
         ");
-        let trust = Trust {
+        let trust = AgentKey {
             ca: String::new(),
             agent: "bastion-1".to_owned(),
         };

@@ -13,10 +13,13 @@ use tokio::sync::mpsc;
 
 use super::SshError;
 use super::agent::Lender;
-use super::escape::{self, Command, Escapes};
-use super::link::{Inbound, Link};
-use super::status::{Impatience, StatusLine};
-use super::terminal::Size;
+use super::client::Inbound;
+use super::escape;
+use super::link::Link;
+use super::status::StatusLine;
+use super::terminal::{RawMode, Size};
+use super::typist::Typist;
+use crate::evidence::{EvidenceError, Record};
 
 /// Bytes taken from the local input at once.
 const READ: usize = 32 * 1024;
@@ -46,7 +49,7 @@ pub struct TerminalRequest {
 }
 
 /// Where the job's streams go.
-pub struct Streams<I, O, E> {
+pub struct Streams<'r, I, O, E> {
     /// Its standard input.
     pub input: I,
     /// Its standard output.
@@ -55,6 +58,8 @@ pub struct Streams<I, O, E> {
     pub error: E,
     /// Whether a person types: then `~.` ends the session.
     pub typed: bool,
+    /// Their terminal's raw mode, to leave it while the client is suspended.
+    pub raw: Option<&'r RawMode<'r>>,
 }
 
 /// What the local side tells a running job.
@@ -95,12 +100,14 @@ impl Status {
     }
 }
 
-/// Runs `job` and waits for its end. `control` may close at any time.
+/// Runs `job` and waits for its end. `control` may close at any time. Where the evidence is ours,
+/// everything is recorded before it is shown.
 pub async fn run<I, O, E>(
     link: &mut Link,
     job: Job,
-    streams: Streams<I, O, E>,
+    streams: Streams<'_, I, O, E>,
     control: mpsc::Receiver<Control>,
+    record: Option<Record>,
 ) -> Result<Status, SshError>
 where
     I: AsyncRead + Unpin,
@@ -115,16 +122,22 @@ where
         output,
         error,
         typed,
+        raw,
     } = streams;
     let (help, helped) = mpsc::channel(1);
     let status = typed.then(|| StatusLine::new(link.away()));
-    let person = typed.then(|| Impatience::new(link.away()));
-    let listen = listen(reader, expected, output, error, helped, status);
+    let typist = typed.then(|| Typist::new(link.away(), help, raw));
+    let shown = Shown {
+        output,
+        error,
+        record: record.clone(),
+    };
+    let listen = listen(reader, expected, shown, helped, status);
     let lender = job.lend_agent.map(Lender::new);
     tokio::select! {
         ended = listen => ended,
-        left = feed(input, &writer, person, help) => left,
-        left = obey(control, &writer) => left,
+        left = feed(input, &writer, typist, record.as_ref()) => left,
+        left = obey(control, &writer, record.as_ref()) => left,
         never = lend(link.inbound(), lender) => never,
     }
 }
@@ -167,13 +180,54 @@ async fn start(writer: &ChannelWriteHalf<Msg>, job: &Job) -> Result<VecDeque<Ask
     Ok(asked)
 }
 
+/// Where what the target sends is shown.
+struct Shown<O, E> {
+    output: O,
+    error: E,
+    record: Option<Record>,
+}
+
+impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Shown<O, E> {
+    async fn output(&mut self, data: &[u8]) -> Result<(), SshError> {
+        if let Some(record) = &self.record {
+            record.output(data).await.map_err(evidence)?;
+        }
+        let written = self.output.write_all(data).await;
+        written.map_err(|e| local("the standard output failed", e))
+    }
+
+    async fn error(&mut self, data: &[u8]) -> Result<(), SshError> {
+        if let Some(record) = &self.record {
+            record.stderr(data).await.map_err(evidence)?;
+        }
+        let written = self.error.write_all(data).await;
+        written.map_err(|e| local("the standard error failed", e))
+    }
+
+    /// Words of ours, which nobody needs to record.
+    async fn tell(&mut self, text: &[u8]) -> Result<(), SshError> {
+        let error = &mut self.error;
+        let written = async {
+            error.write_all(text).await?;
+            error.flush().await
+        };
+        written.await.map_err(|e| local("the terminal failed", e))
+    }
+
+    async fn flush(&mut self) -> Result<(), SshError> {
+        let flushed = self.output.flush().await;
+        flushed.map_err(|e| local("the standard output failed", e))?;
+        let flushed = self.error.flush().await;
+        flushed.map_err(|e| local("the standard error failed", e))
+    }
+}
+
 /// Takes what the target sends, until the channel ends. Waits for nothing but its own outputs, so
 /// that russh never waits for anything else.
 async fn listen<O, E>(
     mut reader: ChannelReadHalf,
     mut asked: VecDeque<Asked>,
-    mut output: O,
-    mut error: E,
+    mut shown: Shown<O, E>,
     mut help: mpsc::Receiver<()>,
     mut away: Option<StatusLine>,
 ) -> Result<Status, SshError>
@@ -186,29 +240,17 @@ where
         let message = tokio::select! {
             message = reader.wait() => message,
             Some(()) = help.recv() => {
-                error.write_all(escape::HELP).await.map_err(|e| local("the terminal failed", e))?;
-                error.flush().await.map_err(|e| local("the terminal failed", e))?;
+                shown.tell(escape::HELP).await?;
                 continue;
             }
             line = told(&mut away) => {
-                error.write_all(line.as_bytes()).await.map_err(|e| local("the terminal failed", e))?;
-                error.flush().await.map_err(|e| local("the terminal failed", e))?;
+                shown.tell(line.as_bytes()).await?;
                 continue;
             }
         };
         match message {
-            Some(ChannelMsg::Data { data }) => {
-                output
-                    .write_all(&data)
-                    .await
-                    .map_err(|e| local("the standard output failed", e))?;
-            }
-            Some(ChannelMsg::ExtendedData { data, ext: 1 }) => {
-                error
-                    .write_all(&data)
-                    .await
-                    .map_err(|e| local("the standard error failed", e))?;
-            }
+            Some(ChannelMsg::Data { data }) => shown.output(&data).await?,
+            Some(ChannelMsg::ExtendedData { data, ext: 1 }) => shown.error(&data).await?,
             Some(ChannelMsg::ExitStatus { exit_status }) => {
                 status = Some(Status::Exited(exit_status))
             }
@@ -225,24 +267,17 @@ where
             Some(ChannelMsg::Success) => {
                 asked.pop_front();
             }
-            Some(ChannelMsg::Failure) => refused(asked.pop_front(), &mut error).await?,
+            Some(ChannelMsg::Failure) => shown.tell(refused(asked.pop_front())?).await?,
             Some(ChannelMsg::Close) | None => break,
             Some(_) => {}
         }
     }
-    output
-        .flush()
-        .await
-        .map_err(|e| local("the standard output failed", e))?;
-    error
-        .flush()
-        .await
-        .map_err(|e| local("the standard error failed", e))?;
+    shown.flush().await?;
     status.ok_or_else(|| SshError::Protocol("the session ended without an exit status".to_owned()))
 }
 
 /// What the status line says next; nothing for ever where there is none.
-async fn told(status: &mut Option<StatusLine>) -> String {
+pub(crate) async fn told(status: &mut Option<StatusLine>) -> String {
     match status {
         Some(status) => status.next().await,
         None => pending().await,
@@ -250,36 +285,26 @@ async fn told(status: &mut Option<StatusLine>) -> String {
 }
 
 /// A refused start is an error; a refused extra is told and lived without, as `ssh` does.
-async fn refused<E: AsyncWrite + Unpin>(
-    asked: Option<Asked>,
-    error: &mut E,
-) -> Result<(), SshError> {
-    let note: &[u8] = match asked {
-        Some(Asked::Start) | None => {
-            return Err(SshError::Refused {
-                what: "the shell or command".to_owned(),
-                reason: "the target does not run it".to_owned(),
-            });
-        }
-        Some(Asked::Terminal) => b"warning: the target gives no terminal\r\n",
+fn refused(asked: Option<Asked>) -> Result<&'static [u8], SshError> {
+    match asked {
+        Some(Asked::Start) | None => Err(SshError::Refused {
+            what: "the shell or command".to_owned(),
+            reason: "the target does not run it".to_owned(),
+        }),
+        Some(Asked::Terminal) => Ok(b"warning: the target gives no terminal\r\n"),
         Some(Asked::Agent) => {
-            b"warning: the SSH agent is not lent: policy or the target refuses it\r\n"
+            Ok(b"warning: the SSH agent is not lent: policy or the target refuses it\r\n")
         }
-    };
-    error
-        .write_all(note)
-        .await
-        .map_err(|e| local("the standard error failed", e))
+    }
 }
 
 /// Sends the local input; returns only when the person leaves.
 async fn feed<I: AsyncRead + Unpin>(
     mut input: I,
     writer: &ChannelWriteHalf<Msg>,
-    mut person: Option<Impatience>,
-    help: mpsc::Sender<()>,
+    mut typist: Option<Typist<'_>>,
+    record: Option<&Record>,
 ) -> Result<Status, SshError> {
-    let mut escapes = person.is_some().then(Escapes::default);
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ);
@@ -290,26 +315,18 @@ async fn feed<I: AsyncRead + Unpin>(
             let _gone = writer.eof().await;
             return pending().await;
         }
-        if let Some(person) = &mut person
-            && person.gives_up(&buffer)
-        {
-            return Ok(Status::Left);
-        }
-        let bytes = match &mut escapes {
-            None => buffer.split(),
-            Some(escapes) => {
-                let mut kept = BytesMut::with_capacity(length + 1);
-                match escapes.feed(&buffer.split(), &mut kept) {
-                    Some(Command::Disconnect) => return Ok(Status::Left),
-                    Some(Command::Help) => {
-                        let _shown = help.try_send(());
-                    }
-                    None => {}
-                }
-                kept
-            }
+        let typed = buffer.split().freeze();
+        let bytes = match &mut typist {
+            None => typed,
+            Some(typist) => match typist.take(&typed) {
+                Some(bytes) => bytes,
+                None => return Ok(Status::Left),
+            },
         };
-        if writer.data_bytes(bytes.freeze()).await.is_err() {
+        if let Some(record) = record {
+            record.input(&bytes).await.map_err(evidence)?;
+        }
+        if writer.data_bytes(bytes).await.is_err() {
             return pending().await;
         }
     }
@@ -319,6 +336,7 @@ async fn feed<I: AsyncRead + Unpin>(
 async fn obey(
     mut control: mpsc::Receiver<Control>,
     writer: &ChannelWriteHalf<Msg>,
+    record: Option<&Record>,
 ) -> Result<Status, SshError> {
     while let Some(order) = control.recv().await {
         let sent = match order {
@@ -327,7 +345,12 @@ async fn obey(
                 rows,
                 width,
                 height,
-            }) => writer.window_change(columns, rows, width, height).await,
+            }) => {
+                if let Some(record) = record {
+                    record.resize(columns, rows).await.map_err(evidence)?;
+                }
+                writer.window_change(columns, rows, width, height).await
+            }
             Control::Signal(name) => writer.signal(named(name)).await,
             Control::End => return Ok(Status::Left),
         };
@@ -356,6 +379,10 @@ async fn lend(
 
 fn local(what: &'static str, source: io::Error) -> SshError {
     SshError::Local { what, source }
+}
+
+fn evidence(error: EvidenceError) -> SshError {
+    SshError::Carrier(error.into())
 }
 
 fn protocol(error: russh::Error) -> SshError {

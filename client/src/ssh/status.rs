@@ -15,14 +15,14 @@ const TICK: Duration = Duration::from_secs(1);
 const INTERRUPT: u8 = 3;
 
 /// What to write on the terminal, and when.
-pub(super) struct StatusLine {
+pub(crate) struct StatusLine {
     away: watch::Receiver<Away>,
     shown: bool,
     gone: bool,
 }
 
 impl StatusLine {
-    pub(super) fn new(away: watch::Receiver<Away>) -> Self {
+    pub(crate) fn new(away: watch::Receiver<Away>) -> Self {
         Self {
             away,
             shown: false,
@@ -31,7 +31,7 @@ impl StatusLine {
     }
 
     /// Waits until the line is to be written, again or away. Cancel-safe.
-    pub(super) async fn next(&mut self) -> String {
+    pub(crate) async fn next(&mut self) -> String {
         loop {
             let since = self.away.borrow_and_update().since;
             match since {
@@ -74,14 +74,14 @@ fn clear() -> String {
 }
 
 /// Counts Ctrl-C while the network is lost.
-pub(super) struct Impatience {
+pub(crate) struct Impatience {
     away: watch::Receiver<Away>,
     since: Option<Instant>,
     count: usize,
 }
 
 impl Impatience {
-    pub(super) fn new(away: watch::Receiver<Away>) -> Self {
+    pub(crate) fn new(away: watch::Receiver<Away>) -> Self {
         Self {
             away,
             since: None,
@@ -90,7 +90,7 @@ impl Impatience {
     }
 
     /// Whether the person gives up with what was typed now: the second Ctrl-C in one outage.
-    pub(super) fn gives_up(&mut self, typed: &[u8]) -> bool {
+    pub(crate) fn gives_up(&mut self, typed: &[u8]) -> bool {
         let since = self.away.borrow().since;
         if since != self.since {
             (self.since, self.count) = (since, 0);

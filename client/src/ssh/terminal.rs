@@ -52,6 +52,7 @@ impl Default for Size {
 pub struct RawMode<'fd> {
     file: BorrowedFd<'fd>,
     before: Termios,
+    raw: Termios,
 }
 
 impl<'fd> RawMode<'fd> {
@@ -61,7 +62,25 @@ impl<'fd> RawMode<'fd> {
         let mut raw = before.clone();
         raw.make_raw();
         termios::tcsetattr(file, OptionalActions::Drain, &raw)?;
-        Ok(Self { file, before })
+        Ok(Self { file, before, raw })
+    }
+
+    /// Stops this process as Ctrl-Z does elsewhere, with the terminal as it was before; returns
+    /// when somebody continues it.
+    pub fn suspend(&self) {
+        self.set(&self.before);
+        let me = rustix::process::getpid();
+        if let Err(error) = rustix::process::kill_process(me, rustix::process::Signal::TSTP) {
+            tracing::debug!(%error, "not suspended");
+        }
+        self.set(&self.raw);
+    }
+
+    fn set(&self, modes: &Termios) {
+        // Not `Drain`: output may be stopped, and the shell below needs its terminal back.
+        if let Err(error) = termios::tcsetattr(self.file, OptionalActions::Now, modes) {
+            tracing::debug!(%error, "the terminal's modes could not be set");
+        }
     }
 
     /// The modes from before, for the terminal on the target.
@@ -72,10 +91,7 @@ impl<'fd> RawMode<'fd> {
 
 impl Drop for RawMode<'_> {
     fn drop(&mut self) {
-        // Not `Drain`: output may be stopped, and the shell below needs its terminal back.
-        if let Err(error) = termios::tcsetattr(self.file, OptionalActions::Now, &self.before) {
-            tracing::debug!(%error, "the terminal could not be restored");
-        }
+        self.set(&self.before);
     }
 }
 

@@ -54,7 +54,7 @@ struct Ends {
 fn streams(
     typed: bool,
 ) -> (
-    Streams<DuplexStream, DuplexStream, DuplexStream>,
+    Streams<'static, DuplexStream, DuplexStream, DuplexStream>,
     mpsc::Receiver<Control>,
     Ends,
 ) {
@@ -74,6 +74,7 @@ fn streams(
             output: far_output,
             error: far_error,
             typed,
+            raw: None,
         },
         control,
         ends,
@@ -97,7 +98,7 @@ async fn run_job(link: &mut Link, job: Job, input: &[u8]) -> Ran {
     let collect = async {
         tokio::try_join!(output.read_to_end(&mut out), error.read_to_string(&mut err)).unwrap();
     };
-    let (status, _typed, ()) = tokio::join!(run(link, job, streams, control), feed, collect);
+    let (status, _typed, ()) = tokio::join!(run(link, job, streams, control, None), feed, collect);
     Ran {
         output: out,
         error: err,
@@ -210,7 +211,8 @@ async fn new_sizes_and_signals_reach_the_command() {
         (String::from_utf8(size).unwrap(), rest)
     };
     let (status, (size, signal)) =
-        within(async { tokio::join!(run(&mut link, job("wait"), streams, control), talk) }).await;
+        within(async { tokio::join!(run(&mut link, job("wait"), streams, control, None), talk) })
+            .await;
     assert_eq!((size.as_str(), signal.as_str()), ("(10, 5)\n", "INT\n"));
     assert_eq!(status.unwrap(), Status::Exited(3));
 }
@@ -222,7 +224,7 @@ async fn a_tilde_and_a_dot_end_a_typed_session() {
     let mut link = Link::open(&gateway, &request(), None).await.unwrap();
     let (streams, control, mut ends) = streams(true);
     ends.input.write_all(b"ls\r~.").await.unwrap();
-    let status = within(run(&mut link, Job::default(), streams, control))
+    let status = within(run(&mut link, Job::default(), streams, control, None))
         .await
         .unwrap();
     assert_eq!(status, Status::Left);
@@ -427,15 +429,9 @@ async fn forwarding(
 ) -> (Arc<Gateway>, Link, super::forward::Running) {
     let gateway = agent.gateway().await;
     let link = Link::open(&gateway, &request(), None).await.unwrap();
-    let running = forwards
-        .start(
-            &gateway,
-            &request(),
-            link.membership(),
-            Printer::plain_json(),
-        )
-        .await
-        .unwrap();
+    let request = request();
+    let open = Link::open(&gateway, &request, link.membership());
+    let running = forwards.start(open, Printer::plain_json()).await.unwrap();
     (gateway, link, running)
 }
 
@@ -520,17 +516,13 @@ async fn a_listener_that_the_target_refuses_is_an_error() {
     let gateway = agent.gateway().await;
     let link = Link::open(&gateway, &request(), None).await.unwrap();
     let remote = vec![Remote::parse("1:localhost:2").unwrap()];
-    let started = Forwards {
+    let forwards = Forwards {
         remote,
         ..Forwards::default()
-    }
-    .start(
-        &gateway,
-        &request(),
-        link.membership(),
-        Printer::plain_json(),
-    )
-    .await;
+    };
+    let request = request();
+    let open = Link::open(&gateway, &request, link.membership());
+    let started = forwards.start(open, Printer::plain_json()).await;
     let Err(error) = started else {
         panic!("it listens")
     };

@@ -43,11 +43,15 @@ pub(crate) enum Script {
     End(CloseReason, u64),
     /// Grants with the evidence of a log that lost its first entry.
     Rewrite,
+    /// Grants a tunnel only once its first bytes are there.
+    HearFirst,
 }
 
 pub(crate) struct State {
     pub(crate) script: VecDeque<Script>,
     pub(crate) opens: Vec<Open>,
+    /// Connections for pipes, used or not.
+    pub(crate) connections: usize,
     pub(crate) log: FakeLog,
     pub(crate) closes: Vec<Close>,
     /// Where tunnels lead.
@@ -87,6 +91,7 @@ impl FakeAgent {
         let state = Arc::new(Mutex::new(State {
             script: VecDeque::new(),
             opens: Vec::new(),
+            connections: 0,
             log: FakeLog::default(),
             closes: Vec::new(),
             tunnel: None,
@@ -222,6 +227,7 @@ async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
         .1
         .export_keying_material([0; 32], JOIN_EXPORTER, None)
         .unwrap();
+    state.lock().unwrap().connections += 1;
     let mut wire = Wire::new(connection, Bytes::new());
     let Ok(Piece::Frame(FrameKind::Open, body)) = poll_fn(|cx| wire.poll_piece(cx)).await else {
         return;
@@ -252,6 +258,13 @@ async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
         // Until the client has read it and goes.
         let _gone = poll_fn(|cx| wire.poll_piece(cx)).await;
         return;
+    }
+    let mut early = Bytes::new();
+    if let Some(Script::HearFirst) = script
+        && let Ok(Event::Data(bytes)) = poll_fn(|cx| wire.poll_event(cx)).await
+    {
+        wire.machine_mut().consume(bytes.len(), Instant::now());
+        early = bytes;
     }
     let pipe = state
         .lock()
@@ -292,7 +305,8 @@ async fn serve(connection: TlsStream<TcpStream>, state: Arc<Mutex<State>>) {
         }
         OpenKind::Tunnel { .. } => {
             let address = state.lock().unwrap().tunnel.unwrap();
-            let target = TcpStream::connect(address).await.unwrap();
+            let mut target = TcpStream::connect(address).await.unwrap();
+            target.write_all(&early).await.unwrap();
             run(wire, target, state, script, granted, Arc::default()).await;
         }
     }

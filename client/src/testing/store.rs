@@ -6,7 +6,7 @@ use std::path::Path;
 use age::x25519::Identity;
 use aws_lc_rs::digest::{SHA256, digest};
 use postern_proto::audit::event::{
-    Access, Actor, Channel, Event, EventTarget, Fact, RecordingDigest,
+    Access, Actor, Channel, Event, EventTarget, Fact, RecordingDigest, Source,
 };
 use postern_proto::audit::layout::{StorePath, push_entry};
 use postern_proto::audit::note::{LogSigner, new_key, sign_checkpoint};
@@ -48,6 +48,7 @@ pub(crate) fn write(folder: &Path, auditor: &Identity) {
             sequence,
             version: "0.1.0",
             access: None,
+            source: Source::Agent,
         };
         let leaf = ocsf::encode(event, place, &mut |plain| seal(plain)).unwrap();
         edge.push(leaf_hash(&leaf));

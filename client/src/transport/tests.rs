@@ -107,7 +107,10 @@ async fn a_client_certificate_that_the_agent_refuses_asks_for_a_new_one_and_then
             port: 5432,
         },
     };
-    let Err(error) = gateway.open(&request, &bytes::Bytes::new()).await else {
+    let Err(error) = gateway
+        .open(&request, &mut crate::pipe::Early::none())
+        .await
+    else {
         panic!("it opened")
     };
     let GatewayError::Transport(error) = error else {

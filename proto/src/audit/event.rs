@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::gateway::message::{CloseReason, DenyCode, HostKeySeen};
-use crate::names::{Assurance, LoginUser, Principal, SessionId, TargetId};
+use crate::names::{AgentId, Assurance, LoginUser, Principal, SessionId, TargetId};
 use crate::recording::RecordingName;
 
 /// One thing that happened.
@@ -23,7 +23,29 @@ pub struct Event {
     pub fact: Fact,
 }
 
-/// A proven principal with the evidence of its MFA.
+/// Whose word an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// An agent's, which saw what it says.
+    #[default]
+    Agent,
+    /// A client's: a claim, whose independent fact is CloudTrail.
+    Client,
+}
+
+impl Event {
+    /// Whose word it is when it stands in an agent's log.
+    pub fn source_in_agents_log(&self) -> Source {
+        match self.fact {
+            Fact::Claimed(_) => Source::Client,
+            _ => Source::Agent,
+        }
+    }
+}
+
+/// A proven principal with the evidence of its MFA. In a client's own log nothing of it is
+/// proven.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
     /// Who.
@@ -126,7 +148,7 @@ pub enum Fact {
         /// What was recorded.
         recordings: Vec<RecordingDigest>,
     },
-    /// A session was open when the agent died.
+    /// A session was open when its agent, or the client that claimed it, died.
     SessionInterrupted {
         /// What is left of its recordings.
         recordings: Vec<RecordingDigest>,
@@ -222,6 +244,109 @@ pub enum Fact {
         /// The kinds that occurred.
         kinds: Vec<String>,
     },
+    /// A client's log begins.
+    ClientLogStarted {
+        /// Version of the client.
+        version: String,
+        /// Whom its recordings are encrypted to.
+        recipients: Vec<String>,
+        /// Its log of before, whose key is gone.
+        previous: Option<PreviousLog>,
+    },
+    /// Recordings are encrypted to others from here on.
+    RecipientsChanged {
+        /// Whom.
+        recipients: Vec<String>,
+    },
+    /// A client opened a session on a route without an agent, where AWS IAM decides.
+    SessionClaimed {
+        /// What it carries.
+        access: Access,
+        /// The SSM session that carries it.
+        ssm: SsmSession,
+    },
+    /// A further SSM session carries the session.
+    SsmSessionOpened {
+        /// It.
+        ssm: SsmSession,
+    },
+    /// What a client wrote in its log, handed over to the agent's. Actor, source and time of the
+    /// event are what the agent saw.
+    Claimed(Claim),
+}
+
+impl Fact {
+    /// What it states of recordings.
+    pub fn recordings(&self) -> &[RecordingDigest] {
+        match self {
+            Self::SessionClosed { recordings, .. } | Self::SessionInterrupted { recordings } => {
+                recordings
+            }
+            Self::RecordingProgressed { recording } => std::slice::from_ref(recording),
+            _ => &[],
+        }
+    }
+}
+
+/// A log that another one goes on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviousLog {
+    /// Its public key (C2SP vkey).
+    pub vkey: String,
+    /// Its last checkpoint.
+    pub checkpoint: String,
+}
+
+/// An SSM session, as AWS named it: what CloudTrail knows it by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SsmSession {
+    /// `SessionId` of StartSession's answer.
+    pub id: String,
+    /// The session document.
+    pub document: String,
+    /// The region.
+    pub region: String,
+    /// `Reason` of StartSession, where one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// AWS's id of the StartSession request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// An entry of a client's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The client's log.
+    pub log: AgentId,
+    /// The entry's index there.
+    pub entry: u64,
+    /// Hex of its leaf hash there: who has the client's store can compare.
+    pub leaf_hash: String,
+    /// The client's clock, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// What happened, as the client says.
+    pub fact: Box<Fact>,
+    /// Its sealed texts, as the client encrypted them: an age file as base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
+}
+
+impl Claim {
+    /// Whether this is a fact that a client may claim: those about sessions of its own.
+    pub fn is_claimable(fact: &Fact) -> bool {
+        matches!(
+            fact,
+            Fact::SessionClaimed { .. }
+                | Fact::SsmSessionOpened { .. }
+                | Fact::ChannelOpened { .. }
+                | Fact::PipeDetached { .. }
+                | Fact::PipeResumed { .. }
+                | Fact::RecordingProgressed { .. }
+                | Fact::SessionClosed { .. }
+                | Fact::SessionInterrupted { .. }
+        )
+    }
 }
 
 /// What a session carries.
@@ -240,6 +365,8 @@ pub enum Access {
         /// The port.
         port: u16,
     },
+    /// A shell or command that the SSM Agent runs, without SSH.
+    Shell,
 }
 
 /// What an SSH channel carries. What may hold secrets is sealed when it becomes a leaf.

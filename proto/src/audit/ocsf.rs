@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::event::{Access, Channel, Event, Fact};
+use super::event::{Access, Channel, Event, Fact, Source};
 use super::layout::ENTRY_LIMIT;
 use super::sealed::{self, UnsealError};
 use crate::names::AgentId;
@@ -38,6 +38,8 @@ pub struct Place<'a> {
     pub version: &'a str,
     /// What the event's session carries, where the event itself does not say.
     pub access: Option<&'a Access>,
+    /// Whose log it is.
+    pub source: Source,
 }
 
 /// Why an event did not become a leaf.
@@ -78,6 +80,8 @@ pub struct Decoded {
     pub truncated: bool,
     /// What became of its sealed texts.
     pub seal: Seal,
+    /// Whose word it is.
+    pub source: Source,
 }
 
 /// What became of sealed texts.
@@ -152,6 +156,9 @@ fn build(
         metadata.insert("untruncated_size".to_owned(), size.into());
     }
     let mut unmapped = json!({ "event": ours });
+    if let (Source::Client, Some(unmapped)) = (source(event, place), unmapped.as_object_mut()) {
+        unmapped.insert("source".to_owned(), "client".into());
+    }
     if !secrets.is_empty() {
         let plain = serde_json::to_vec(&secrets).map_err(|_| EncodeError::Json)?;
         let file = seal(&plain).map_err(EncodeError::Seal)?;
@@ -165,6 +172,18 @@ fn build(
     serde_json::to_vec(&leaf).map_err(|_| EncodeError::Json)
 }
 
+/// Whose word an event is, at its place.
+fn source(event: &Event, place: Place<'_>) -> Source {
+    event.source_in_agents_log().max(place.source)
+}
+
+/// The sealed texts of a leaf, as they stand in it.
+pub fn sealed_of(leaf: &[u8]) -> Option<String> {
+    let leaf: Value = serde_json::from_slice(leaf).ok()?;
+    let file = leaf.pointer("/unmapped/sealed")?.as_str()?;
+    Some(file.to_owned())
+}
+
 /// Reads a leaf back; with identities its sealed texts too.
 pub fn decode(leaf: &[u8], identities: &[Identity]) -> Result<Decoded, DecodeError> {
     let mut leaf: Value = serde_json::from_slice(leaf).map_err(|_| DecodeError::Json)?;
@@ -176,12 +195,23 @@ pub fn decode(leaf: &[u8], identities: &[Identity]) -> Result<Decoded, DecodeErr
         .map(Value::take)
         .ok_or(DecodeError::Unknown)?;
     let blank: Event = serde_json::from_value(ours.clone()).map_err(|_| DecodeError::Unknown)?;
-    let file = leaf.pointer("/unmapped/sealed").and_then(Value::as_str);
+    // A claim brings the client's own sealed texts along, and they belong to the fact inside.
+    let (file, fact, inside) = match &blank.fact {
+        Fact::Claimed(claim) => (claim.sealed.as_deref(), claim.fact.as_ref(), "/fact"),
+        fact => {
+            let file = leaf.pointer("/unmapped/sealed").and_then(Value::as_str);
+            (file, fact, "")
+        }
+    };
     let seal = match file {
         None => Seal::None,
-        Some(file) => unseal(file, &mut ours, &blank.fact, identities),
+        Some(file) => unseal(file, &mut ours, fact, inside, identities),
     };
-    let event = serde_json::from_value(ours).unwrap_or(blank);
+    let event: Event = serde_json::from_value(ours).unwrap_or(blank);
+    let source = match leaf.pointer("/unmapped/source").and_then(Value::as_str) {
+        Some("client") => Source::Client,
+        _ => event.source_in_agents_log(),
+    };
     let metadata = |name: &str| leaf.pointer(&format!("/metadata/{name}"));
     Ok(Decoded {
         event,
@@ -196,10 +226,18 @@ pub fn decode(leaf: &[u8], identities: &[Identity]) -> Result<Decoded, DecodeErr
             .and_then(Value::as_bool)
             .unwrap_or(false),
         seal,
+        source,
     })
 }
 
-fn unseal(file: &str, ours: &mut Value, fact: &Fact, identities: &[Identity]) -> Seal {
+/// `fact` stands in `ours` below the pointer `inside`.
+fn unseal(
+    file: &str,
+    ours: &mut Value,
+    fact: &Fact,
+    inside: &str,
+    identities: &[Identity],
+) -> Seal {
     let opened = STANDARD
         .decode(file)
         .map_err(|_| UnsealError::Damaged)
@@ -213,7 +251,8 @@ fn unseal(file: &str, ours: &mut Value, fact: &Fact, identities: &[Identity]) ->
         return Seal::Damaged;
     };
     for pointer in sealed_texts(fact) {
-        if let (Some(secret), Some(text)) = (secrets.remove(*pointer), ours.pointer_mut(pointer)) {
+        let place = format!("{inside}{pointer}");
+        if let (Some(secret), Some(text)) = (secrets.remove(*pointer), ours.pointer_mut(&place)) {
             *text = secret;
         }
     }

@@ -80,6 +80,30 @@ impl Edge {
         };
         roots.fold(first, |right, left| tlog::node_hash(left, right))
     }
+
+    /// The edge of a tree of `size`, from its partial tiles; `None` where they do not fit it.
+    pub(super) fn from_tiles(tiles: &TileEdge, size: u64) -> Option<Self> {
+        let mut roots = Vec::new();
+        // From left to right: the highest level's hashes cover the most.
+        for level in (0..8u8).rev() {
+            let Some(tile) = tiles.levels.get(usize::from(level)) else {
+                continue;
+            };
+            let mut rest = tile.bytes.as_slice();
+            for height in (0..8u8).rev() {
+                let length = HASH_SIZE << height;
+                if (size >> (8 * u32::from(level) + u32::from(height))) & 1 == 1 {
+                    let (run, after) = rest.split_at_checked(length)?;
+                    roots.push((8 * level + height, node(run)?));
+                    rest = after;
+                }
+            }
+            if !rest.is_empty() {
+                return None;
+            }
+        }
+        Some(Self { size, roots })
+    }
 }
 
 /// The rightmost tile of each level of a growing tree.
@@ -106,6 +130,17 @@ pub struct FullTile {
 }
 
 impl TileEdge {
+    /// The rightmost tiles from level 0 on: place and bytes, which are none where a tile was just
+    /// filled.
+    pub(super) fn from_partial(levels: Vec<(u64, Vec<u8>)>) -> Self {
+        let levels = levels.into_iter();
+        Self {
+            levels: levels
+                .map(|(index, bytes)| Level { index, bytes })
+                .collect(),
+        }
+    }
+
     /// Adds a leaf's hash; answers with the tiles that it filled, lowest first.
     pub fn push(&mut self, leaf: Hash) -> Vec<FullTile> {
         let mut full = Vec::new();

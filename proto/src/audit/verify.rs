@@ -4,6 +4,7 @@
 //! What must not come from the store comes from the reader: the log's name and public key, and
 //! checkpoints that were kept elsewhere.
 
+mod claims;
 mod log;
 mod recordings;
 mod report;
@@ -17,7 +18,7 @@ use super::note::LogIdentity;
 use super::tree::HASH_SIZE;
 use crate::recording::RecordingName;
 
-pub use report::{Fault, Outside, Report, Session, SessionState};
+pub use report::{Claims, Fault, Outside, Report, Session, SessionState};
 
 /// Gives out the files of a store.
 pub trait StoreReader {

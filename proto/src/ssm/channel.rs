@@ -282,6 +282,7 @@ impl DataChannel {
             self.send.poll_timeout(),
             self.handshake_due,
             self.silence_due(),
+            self.unnamed_due(),
         ]
         .into_iter()
         .flatten()
@@ -293,7 +294,9 @@ impl DataChannel {
         if !self.connected || self.is_closed() {
             return;
         }
-        if self.handshake_due.is_some_and(|due| due <= now) {
+        if self.unnamed_due().is_some_and(|due| due <= now) {
+            self.open_without_handshake();
+        } else if self.handshake_due.is_some_and(|due| due <= now) {
             self.close(CloseReason::HandshakeTimeout);
         } else if self.silence_due().is_some_and(|due| due <= now) {
             self.close(CloseReason::Silent);
@@ -302,6 +305,19 @@ impl DataChannel {
 
     fn silence_due(&self) -> Option<Instant> {
         (!self.send.is_empty()).then(|| self.heard + self.config.silence)
+    }
+
+    /// When a session of which nothing was heard is taken for one that has no handshake. Not while
+    /// the SSM Agent is said to be away, nor when something came already and is out of order.
+    fn unnamed_due(&self) -> Option<Instant> {
+        let waits = matches!(self.handshake, Handshake::Client(ClientHandshake::Start))
+            && self.state == State::Opening
+            && !self.peer_away
+            && !self.receive.has_gap();
+        self.config
+            .unnamed_after
+            .filter(|_| waits)
+            .map(|after| self.heard + after)
     }
 
     fn overhead(&self) -> usize {

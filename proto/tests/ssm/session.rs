@@ -324,3 +324,52 @@ fn an_agent_tells_the_service_its_state() {
         r#"{"SchemaVersion":1,"SessionState":"Connected","SessionId":"s-1"}"#
     );
 }
+
+#[test]
+fn a_command_that_says_nothing_opens_in_time() {
+    let Pair { mut client, .. } = pair();
+    let late = Instant::now() + Duration::from_secs(31);
+    client.handle_timeout(late);
+    assert!(matches!(
+        client.poll_event(),
+        Some(Event::Closed(Closed {
+            reason: CloseReason::HandshakeTimeout,
+            ..
+        }))
+    ));
+    let mut pair = pair_with(|config| config.unnamed_after = Some(Duration::from_secs(5)));
+    let due = pair.now + Duration::from_secs(5);
+    assert_eq!(pair.client.poll_timeout(), Some(due));
+    pair.client.handle_timeout(due - Duration::from_millis(1));
+    assert_eq!(pair.client.poll_event(), None);
+    pair.client.handle_timeout(due);
+    assert!(matches!(pair.client.poll_event(), Some(Event::Opened(_))));
+    assert_eq!(pair.client.write(due, b"typed"), Ok(5));
+    // It was such a command: its first output is data, and nothing special.
+    pair.agent.begin_unnamed().unwrap();
+    while pair.agent.poll_event().is_some() {}
+    pair.agent.write(due, b"said").unwrap();
+    for frame in frames(&mut pair.agent, due) {
+        pair.client.handle_message(due, &frame).unwrap();
+    }
+    assert_eq!(
+        pair.client.poll_event(),
+        Some(Event::Data(Bytes::from_static(b"said")))
+    );
+}
+
+#[test]
+fn a_handshake_that_began_is_waited_for() {
+    let mut pair = pair_with(|config| config.unnamed_after = Some(Duration::from_secs(5)));
+    let plan = Plan {
+        session: Session::InteractiveCommands,
+        encryption: None,
+    };
+    pair.agent.begin(pair.now, plan).unwrap();
+    for frame in frames(&mut pair.agent, pair.now) {
+        pair.client.handle_message(pair.now, &frame).unwrap();
+    }
+    pair.client
+        .handle_timeout(pair.now + Duration::from_secs(6));
+    assert_eq!(pair.client.poll_event(), None);
+}

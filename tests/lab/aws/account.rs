@@ -1,6 +1,8 @@
 //! The account: who exists and which keys they hold. What they may do is decided in `decide`.
 
+mod attach;
 mod decide;
+pub(crate) mod simulate;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +27,8 @@ pub(crate) struct Account {
     pub(crate) devices: BTreeMap<String, Device>,
     /// By access key id.
     keys: BTreeMap<String, Key>,
+    /// Managed policies by ARN: name and JSON document.
+    managed: BTreeMap<String, (String, String)>,
 }
 
 pub(crate) struct User {
@@ -67,6 +71,7 @@ impl Account {
             roles: BTreeMap::new(),
             devices: BTreeMap::new(),
             keys: BTreeMap::new(),
+            managed: BTreeMap::new(),
         };
         if let Some(key) = &root.access_key {
             account.put_key(key, Identity::Root, true);
@@ -151,6 +156,14 @@ impl Account {
 
     pub(crate) fn role(&self, name: &str) -> Option<&Role> {
         self.roles.get(name)
+    }
+
+    pub(crate) fn users(&self) -> impl Iterator<Item = &User> {
+        self.users.values()
+    }
+
+    pub(crate) fn roles(&self) -> impl Iterator<Item = &Role> {
+        self.roles.values()
     }
 
     pub(crate) fn counts(&self) -> (usize, usize) {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::pattern::Pattern;
+use super::pattern::{Pattern, variables};
 
 /// Condition keys that the emulator can answer for: set, or knowingly absent. About any other it cannot tell what AWS
 /// would see, so a statement that reads it is in doubt and never in the caller's favour.
@@ -43,6 +43,7 @@ const KNOWN_PREFIXES: &[&str] = &[
     "aws:resourcetag/",
     "aws:requesttag/",
     "ec2:resourcetag/",
+    "kms:encryptioncontext:",
     "ssm:resourcetag/",
 ];
 
@@ -105,6 +106,8 @@ pub(crate) struct Condition {
     negated: bool,
     if_exists: bool,
     key: String,
+    /// The key as it stands in the policy.
+    spelled: String,
     values: Vec<String>,
 }
 
@@ -153,8 +156,17 @@ impl Condition {
             negated,
             if_exists: if_exists || for_all,
             key: key.to_ascii_lowercase(),
+            spelled: key.to_owned(),
             values,
         })
+    }
+
+    /// Keys that it reads, in itself and in the variables of its values, and that have no value.
+    pub(crate) fn missing<'a>(&'a self, context: &'a Context) -> impl Iterator<Item = &'a str> {
+        let variables = self.values.iter().flat_map(|value| variables(value));
+        std::iter::once(self.spelled.as_str())
+            .chain(variables)
+            .filter(|key| context.get(key).is_none())
     }
 
     pub(crate) fn evaluate(&self, context: &Context) -> Match {

@@ -1,6 +1,7 @@
 //! The way of one request: signature, caller, action, answer, event.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -12,6 +13,7 @@ use super::error::ApiError;
 use super::faults::{Fault, Faults};
 use super::fleet::Fleet;
 use super::instance_connect::PushedKeys;
+use super::kms::{self, Kms};
 use super::policy::Verdict;
 use super::reply::{Answer, Asked, Output};
 use super::request::{Params, RawRequest};
@@ -19,6 +21,7 @@ use super::service::{Protocol, Service};
 use super::sigv4::{SignatureError, Signed};
 use super::trail::{self, Record, Trail};
 use super::{ec2, iam, ids, instance_connect, ssm, sts};
+use crate::ssm::{Hub, SessionDocument};
 
 /// Everything that calls read and change. One lock guards it, so every call is one step: a code that two logins use at
 /// once opens one of them.
@@ -30,6 +33,13 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     /// Regions that a credential scope may name.
     pub(crate) regions: Vec<String>,
+    /// Running sessions, which have a lock of their own.
+    pub(crate) sessions: Arc<Hub>,
+    /// Where clients connect with a session's token.
+    pub(crate) gateway: SocketAddr,
+    /// Session documents of the account's own.
+    pub(crate) documents: Vec<SessionDocument>,
+    pub(crate) kms: Arc<Kms>,
 }
 
 /// A request, read as far as it can be without knowing anybody.
@@ -55,6 +65,10 @@ pub(crate) struct Call<'a> {
     pub(crate) fleet: &'a Fleet,
     pub(crate) pushed: &'a mut PushedKeys,
     pub(crate) regions: &'a [String],
+    pub(crate) sessions: &'a Hub,
+    pub(crate) gateway: SocketAddr,
+    pub(crate) documents: &'a [SessionDocument],
+    pub(crate) kms: &'a Kms,
     pub(crate) service: Service,
     pub(crate) action: &'a str,
     pub(crate) caller: Caller,
@@ -125,7 +139,10 @@ impl Incoming {
         now: OffsetDateTime,
         faults: &[Fault],
     ) -> Answer {
-        let (result, caller, mfa) = self.decide(state, now);
+        let (result, caller, mfa) = match faults.iter().find_map(Fault::error) {
+            Some(error) => (Err(error), None, false),
+            None => self.decide(state, now),
+        };
         let region = self
             .signed
             .as_ref()
@@ -180,6 +197,10 @@ impl Incoming {
             fleet: &state.fleet,
             pushed: &mut state.pushed,
             regions: &state.regions,
+            sessions: &state.sessions,
+            gateway: state.gateway,
+            documents: &state.documents,
+            kms: &state.kms,
             service: self.service,
             action,
             mfa_in_call: false,
@@ -196,6 +217,7 @@ impl Incoming {
                 instance_connect::handle(&mut call, body)
             }
             (Args::Json(body), Service::Ssm) => ssm::handle(&mut call, body),
+            (Args::Json(body), Service::Kms) => kms::handle(&mut call, body),
             _ => Err(ApiError::unknown_action(self.service, action)),
         };
         let mfa = call.mfa_in_call || call.caller.mfa_time().is_some();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::error::ApiError;
 use super::reply::Answer;
 use super::service::Service;
 
@@ -22,6 +23,12 @@ pub enum Fault {
     Redirect(String),
     /// 500 with AWS's InternalFailure text.
     ServerError,
+    /// An error in the service's own form, before anything is decided: `ThrottlingException`.
+    Error {
+        status: u16,
+        code: String,
+        message: String,
+    },
     /// The true answer, later. Nothing is decided before the delay is over.
     Delay(Duration),
     /// Exactly this.
@@ -105,6 +112,17 @@ impl Fault {
         *self == Self::Json
     }
 
+    pub(crate) fn error(&self) -> Option<ApiError> {
+        match self {
+            Self::Error {
+                status,
+                code,
+                message,
+            } => Some(ApiError::new(*status, code, message.clone())),
+            _ => None,
+        }
+    }
+
     pub(crate) fn delay(&self) -> Duration {
         match self {
             Self::Delay(delay) => *delay,
@@ -114,7 +132,7 @@ impl Fault {
 
     pub(crate) fn spoil(&self, answer: &mut Answer) {
         match self {
-            Self::Json | Self::Delay(_) => {}
+            Self::Json | Self::Delay(_) | Self::Error { .. } => {}
             Self::Html => {
                 answer.content_type = "text/html";
                 answer.body = "<!DOCTYPE html><html><body><h1>Welcome</h1></body></html>".into();

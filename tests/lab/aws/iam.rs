@@ -1,6 +1,10 @@
-//! IAM: users and roles to read, and MFA devices.
+//! IAM: users and roles to read, policies to attach and to simulate, and MFA devices.
 //!
 //! Source of constraints, codes and texts: the IAM API model (2010-05-08) and reference.
+
+mod list;
+mod simulate;
+mod write;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -9,7 +13,7 @@ use super::caller::Identity;
 use super::dispatch::Call;
 use super::error::ApiError;
 use super::ids;
-use super::reply::{Output, node, text};
+use super::reply::{Element, Output, node, text};
 use super::request::{Params, encode};
 use super::totp::{self, Device, Refusal};
 use super::trail::timestamp;
@@ -30,6 +34,13 @@ pub(crate) fn handle(call: &mut Call<'_>, params: &Params) -> Answer {
         "ListRolePolicies" => list_role_policies(call, params),
         "GetRolePolicy" => get_role_policy(call, params),
         "ListAttachedRolePolicies" => list_attached_role_policies(call, params),
+        "ListUsers" => list::users(call, params),
+        "ListRoles" => list::roles(call, params),
+        "SimulatePrincipalPolicy" => simulate::principal_policy(call, params),
+        "CreatePolicy" => write::create_policy(call, params),
+        "CreateRole" => write::create_role(call, params),
+        "AttachUserPolicy" => write::attach_user_policy(call, params),
+        "AttachRolePolicy" => write::attach_role_policy(call, params),
         "GetAccountSummary" => account_summary(call),
         "ListMFADevices" => list_devices(call, params),
         "CreateVirtualMFADevice" => create_device(call, params),
@@ -87,14 +98,18 @@ fn get_user(call: &Call<'_>, params: &Params) -> Answer {
     let user = find_user(call, &name)?;
     Ok(Output::Xml(Some(vec![node(
         "User",
-        vec![
-            text("Path", "/"),
-            text("UserName", name),
-            text("UserId", &user.seed.unique_id),
-            text("Arn", arn),
-            text("CreateDate", timestamp(user.created)),
-        ],
+        user_fields(call, user),
     )])))
+}
+
+fn user_fields(call: &Call<'_>, user: &User) -> Vec<Element> {
+    vec![
+        text("Path", "/"),
+        text("UserName", &user.seed.name),
+        text("UserId", &user.seed.unique_id),
+        text("Arn", call.account.user_arn(&user.seed.name)),
+        text("CreateDate", timestamp(user.created)),
+    ]
 }
 
 /// The role that a call names, if the caller may do `action` with it.
@@ -115,18 +130,7 @@ fn permitted_role<'a>(
 
 fn get_role(call: &Call<'_>, params: &Params) -> Answer {
     let role = permitted_role(call, params, "iam:GetRole")?;
-    let mut fields = vec![
-        text("Path", &role.seed.path),
-        text("RoleName", &role.seed.name),
-        text("RoleId", &role.seed.unique_id),
-        text("Arn", call.account.role_arn(role)),
-        text("CreateDate", timestamp(role.created)),
-        text(
-            "AssumeRolePolicyDocument",
-            encode(role.seed.trust_policy.as_bytes()),
-        ),
-        text("MaxSessionDuration", role.seed.max_session.to_string()),
-    ];
+    let mut fields = role_fields(call, role);
     if role.seed.boundary.is_some() {
         fields.push(node(
             "PermissionsBoundary",
@@ -143,6 +147,21 @@ fn get_role(call: &Call<'_>, params: &Params) -> Answer {
         ));
     }
     Ok(Output::Xml(Some(vec![node("Role", fields)])))
+}
+
+fn role_fields(call: &Call<'_>, role: &Role) -> Vec<Element> {
+    vec![
+        text("Path", &role.seed.path),
+        text("RoleName", &role.seed.name),
+        text("RoleId", &role.seed.unique_id),
+        text("Arn", call.account.role_arn(role)),
+        text("CreateDate", timestamp(role.created)),
+        text(
+            "AssumeRolePolicyDocument",
+            encode(role.seed.trust_policy.as_bytes()),
+        ),
+        text("MaxSessionDuration", role.seed.max_session.to_string()),
+    ]
 }
 
 fn list_role_policies(call: &Call<'_>, params: &Params) -> Answer {

@@ -101,6 +101,19 @@ fn pieces(text: &str) -> Option<Vec<Piece<'_>>> {
     Some(pieces)
 }
 
+/// The condition keys that a text has as variables.
+pub(crate) fn variables(text: &str) -> Vec<&str> {
+    let variable = |piece| match piece {
+        Piece::Variable(name) => Some(name),
+        Piece::Text(_) => None,
+    };
+    let names = pieces(text).unwrap_or_default().into_iter();
+    let names = names.filter_map(variable);
+    let keys = names.map(|name| name.split_once(',').map_or(name, |(key, _)| key).trim());
+    keys.filter(|key| !matches!(*key, "*" | "?" | "$"))
+        .collect()
+}
+
 fn value(name: &str, context: &Context) -> Option<String> {
     if let "*" | "?" | "$" = name {
         return Some(name.to_owned());

@@ -8,7 +8,7 @@ mod parse;
 use serde_json::{Map, Value};
 
 use super::condition::{Condition, Context, Match};
-use super::pattern::Pattern;
+use super::pattern::{Pattern, variables};
 use parse::{names, principals, statements};
 
 /// What one policy, or several together, say about a request.
@@ -118,6 +118,28 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Condition keys that statements about this action and resource read and that have no value: what a simulation
+    /// tells as missing.
+    pub(crate) fn missing(&self, action: &str, resource: &str, context: &Context) -> Vec<String> {
+        let about =
+            |statement: &&Statement| statement.is_about(action, resource, context) != Match::No;
+        let missing = |statement: &'_ Statement| -> Vec<String> {
+            let resources = statement.resources.patterns.iter();
+            let in_resources = resources
+                .flat_map(|pattern| variables(pattern))
+                .filter(|key| context.get(key).is_none());
+            let conditions = statement.conditions.iter();
+            let in_conditions = conditions.flat_map(|condition| condition.missing(context));
+            in_resources
+                .chain(in_conditions)
+                .map(str::to_owned)
+                .collect()
+        };
+        self.0.iter().filter(about).flat_map(missing).collect()
+    }
+}
+
 /// Several policies of one identity.
 pub(crate) fn evaluate_all<'a>(
     policies: impl Iterator<Item = &'a Policy>,
@@ -193,16 +215,19 @@ impl TrustPolicy {
 }
 
 impl Statement {
-    fn evaluate(&self, action: &str, resource: &str, context: &Context) -> Verdict {
-        let applies = self
-            .actions
+    fn is_about(&self, action: &str, resource: &str, context: &Context) -> Match {
+        self.actions
             .matches(&action.to_ascii_lowercase(), |name| {
                 Some(Pattern::plain(&name.to_ascii_lowercase()))
             })
             .and(
                 self.resources
                     .matches(resource, |name| Pattern::parse(name, context)),
-            );
+            )
+    }
+
+    fn evaluate(&self, action: &str, resource: &str, context: &Context) -> Verdict {
+        let applies = self.is_about(action, resource, context);
         let applies = self.conditions.iter().fold(applies, |so_far, condition| {
             so_far.and(condition.evaluate(context))
         });

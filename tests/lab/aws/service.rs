@@ -8,6 +8,7 @@ pub enum Service {
     Ec2,
     InstanceConnect,
     Ssm,
+    Kms,
 }
 
 /// How a service talks.
@@ -25,13 +26,20 @@ pub(crate) enum Protocol {
 }
 
 impl Service {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Sts,
         Self::Iam,
         Self::Ec2,
         Self::InstanceConnect,
         Self::Ssm,
+        Self::Kms,
     ];
+
+    /// The service of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|service| service.name() == name)
+    }
 
     /// The name in credential scopes, actions and event sources.
     #[must_use]
@@ -42,6 +50,7 @@ impl Service {
             Self::Ec2 => "ec2",
             Self::InstanceConnect => "ec2-instance-connect",
             Self::Ssm => "ssm",
+            Self::Kms => "kms",
         }
     }
 
@@ -62,6 +71,10 @@ impl Service {
             },
             Self::Ssm => Protocol::Json {
                 target: "AmazonSSM",
+            },
+            // The service's first name, still on the wire.
+            Self::Kms => Protocol::Json {
+                target: "TrentService",
             },
         }
     }

@@ -1,6 +1,10 @@
-//! Systems Manager: which nodes are managed and whether they are connected.
+//! Systems Manager: which nodes are managed and whether they are connected; sessions and their
+//! documents.
 //!
 //! Source of names, limits and errors: the SSM API model (2014-11-06).
+
+mod documents;
+mod sessions;
 
 use serde_json::{Map, Value, json};
 
@@ -17,13 +21,26 @@ pub(crate) fn handle(call: &mut Call<'_>, body: &Map<String, Value>) -> Answer {
     match call.action {
         "DescribeInstanceInformation" => instance_information(call, body),
         "GetConnectionStatus" => connection_status(call, body),
-        "DescribeSessions" => describe_sessions(call, body),
+        "DescribeSessions" => sessions::describe(call, body),
+        "StartSession" => sessions::start(call, body),
+        "ResumeSession" => sessions::resume(call, body),
+        "TerminateSession" => sessions::terminate(call, body),
+        "GetDocument" => documents::get(call, body),
         _ => Err(call.unknown_action()),
     }
 }
 
 fn validation(message: impl Into<String>) -> ApiError {
     ApiError::new(400, "ValidationException", message)
+}
+
+/// A text that may be missing.
+fn text<'a>(body: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, ApiError> {
+    match body.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(validation(format!("{name} is not a text"))),
+    }
 }
 
 fn instance_information(call: &Call<'_>, body: &Map<String, Value>) -> Answer {
@@ -208,15 +225,4 @@ fn connection_status(call: &Call<'_>, body: &Map<String, Value>) -> Answer {
     });
     let status = if online { "connected" } else { "notconnected" };
     Ok(Output::Json(json!({"Target": target, "Status": status})))
-}
-
-/// No session can be started here, so none is ever listed.
-fn describe_sessions(call: &Call<'_>, body: &Map<String, Value>) -> Answer {
-    call.authorise("ssm:DescribeSessions", "*")?;
-    match body.get("State").and_then(Value::as_str) {
-        Some("Active" | "History") => {}
-        _ => return Err(validation("State must be Active or History")),
-    }
-    page(body, 1..=200, 200)?;
-    Ok(Output::Json(json!({"Sessions": []})))
 }

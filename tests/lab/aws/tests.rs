@@ -123,6 +123,10 @@ impl Lab {
             trail: Default::default(),
             faults: Default::default(),
             regions: vec![REGION.into()],
+            sessions: std::sync::Arc::new(crate::ssm::Hub::new(crate::aws::Clock::system())),
+            gateway: std::net::SocketAddr::from(([127, 9, 0, 1], 443)),
+            documents: vec![],
+            kms: Default::default(),
         };
         Self { state, now, root }
     }

@@ -1,4 +1,4 @@
-//! `db-1`: a genuine PostgreSQL that lets in nobody but the bastion, or an echo where none is
+//! `db-1`: a genuine PostgreSQL that lets in its clients' hosts alone, or an echo where none is
 //! installed.
 
 use std::net::{IpAddr, SocketAddr};
@@ -32,15 +32,22 @@ enum Running {
 }
 
 impl Database {
-    /// PostgreSQL where it is installed, the echo elsewhere.
-    pub async fn start(folder: &Path, address: SocketAddr, bastion: IpAddr) -> Result<Self> {
+    /// PostgreSQL where it is installed, the echo elsewhere. It lets in the bastion and `neighbour`.
+    pub async fn start(
+        folder: &Path,
+        address: SocketAddr,
+        bastion: IpAddr,
+        neighbour: IpAddr,
+    ) -> Result<Self> {
         let (flavor, running) = match installed() {
             Some(binaries) => {
-                let child = postgres(&binaries, folder, address, bastion).await?;
+                let child = postgres(&binaries, folder, address, [bastion, neighbour]).await?;
                 (Flavor::Genuine, Running::Postgres(child))
             }
             None => {
-                let listener = PrivateListener::bind(address, bastion).await?;
+                let listener = PrivateListener::bind(address, bastion)
+                    .await?
+                    .letting_in(&[neighbour]);
                 (Flavor::Own, Running::Echo(tokio::spawn(echo(listener))))
             }
         };
@@ -89,7 +96,7 @@ async fn postgres(
     binaries: &Path,
     folder: &Path,
     address: SocketAddr,
-    bastion: IpAddr,
+    clients: [IpAddr; 2],
 ) -> Result<Child> {
     tokio::fs::create_dir_all(folder).await?;
     let data = folder.join("data");
@@ -112,7 +119,8 @@ async fn postgres(
         "initdb: {}",
         String::from_utf8_lossy(&made.stderr).trim()
     );
-    let rules = format!("host all all {bastion}/32 trust\n");
+    let rules = clients.map(|client| format!("host all all {client}/32 trust\n"));
+    let rules = rules.concat();
     tokio::fs::write(data.join("pg_hba.conf"), rules).await?;
 
     let log = std::fs::File::create(folder.join("postgres.log"))?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Finding;
 use crate::config::Config;
-use crate::evidence::{self, LookError};
+use crate::evidence::{self, LookError, log_hint};
 use crate::keys::{KeyFolder, SecretText, name};
 
 const SUBJECT: &str = "evidence";
@@ -119,7 +119,7 @@ async fn log(config: &Config, folder: PathBuf) -> Finding {
         Ok(Err(error)) => {
             let hint = match &error {
                 LookError::Key(_) => "see what `check` says of the keys",
-                LookError::Log(error) => error.hint(),
+                LookError::Log(error) => log_hint(error),
             };
             Finding::error(SUBJECT, format!("audit log in {shown}: {error}"), hint)
         }

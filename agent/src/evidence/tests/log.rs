@@ -1,6 +1,7 @@
 use std::os::unix::fs::FileExt as _;
 
-use postern_proto::audit::event::{Channel, FileOperation};
+use postern_proto::audit::append::LogFile;
+use postern_proto::audit::event::{Channel, FileOperation, Source};
 use postern_proto::audit::layout::push_entry;
 use postern_proto::audit::note::LogSigner;
 use postern_proto::audit::ocsf::{self, Place};
@@ -8,7 +9,6 @@ use postern_proto::audit::witness::{self, WitnessError};
 
 use secrecy::ExposeSecret as _;
 
-use super::super::log::Log;
 use super::*;
 
 fn recipient(settings: &Settings) -> &str {
@@ -141,6 +141,7 @@ async fn whole_entries_after_the_checkpoint_are_kept_and_a_torn_one_is_dropped()
                 sequence,
                 version: "0",
                 access: None,
+                source: Source::Agent,
             };
             let seal = &mut |_: &[u8]| Err("nothing to seal".to_owned());
             let leaf = ocsf::encode(&granted(9000 + sequence), place, seal).unwrap();
@@ -155,7 +156,8 @@ async fn whole_entries_after_the_checkpoint_are_kept_and_a_torn_one_is_dropped()
         } else {
             [&more[..], &more[..torn]].concat()
         };
-        let growing = Log::growing(folder.path(), size / 256);
+        let growing = LogFile::Growing { index: size / 256 };
+        let growing = folder.path().join(growing.to_string());
         disk::make_folder(growing.parent().unwrap()).unwrap();
         let file = disk::options()
             .create(true)

@@ -46,18 +46,20 @@ async fn a_file_is_not_another_profile_s() {
     std::fs::copy(folder.join("alice.sealed"), folder.join("bob.sealed")).unwrap();
     let context = world.elsewhere();
     let (ring, sealed) = Store::of(&context, "bob").read().unwrap().unwrap();
-    let key = keyring::fetch(&context, ring, &Store::new(&context).entry)
+    let key = keyring::fetch(&context, ring, Store::new(&context).entry())
         .await
         .unwrap()
         .unwrap();
     assert!(
         Store::of(&context, "bob")
-            .open(ring, &key, &sealed)
+            .file
+            .open::<Kept>(ring, &key, &sealed)
             .is_err()
     );
     assert!(
         Store::of(&context, "alice")
-            .open(ring, &key, &sealed)
+            .file
+            .open::<Kept>(ring, &key, &sealed)
             .is_ok()
     );
 }
@@ -68,7 +70,7 @@ async fn a_lost_key_is_no_session() {
     world.log_in().await;
     let context = world.elsewhere();
     let store = Store::new(&context);
-    keyring::forget(&context, Ring::Kernel, &store.entry)
+    keyring::forget(&context, Ring::Kernel, store.entry())
         .await
         .unwrap();
     assert!(store.load().await.unwrap().is_none());
@@ -122,7 +124,7 @@ async fn what_was_thrown_away_does_not_come_back() {
     store.wipe().await.unwrap();
     store.update(&kept).await.unwrap();
     assert!(store.load().await.unwrap().is_none());
-    assert!(!store.file.exists());
+    assert!(!store.file.path.exists());
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use serde_json::{Map, Value, json};
 
 use super::Place;
-use crate::audit::event::{Access, Channel, Event, Fact, FileOperation, RecordingDigest};
+use crate::audit::event::{
+    Access, Channel, Event, Fact, FileOperation, RecordingDigest, Source, SsmSession,
+};
 use crate::names::Assurance;
 
 // Classes: schema.ocsf.io/classes.
@@ -36,7 +38,7 @@ pub(super) fn object(event: &Event, place: Place<'_>) -> Map<String, Value> {
     put("severity_id", severity.into());
     put("status_id", if success { 1 } else { 2 }.into());
     put("time", event.time_ms.into());
-    put("actor", actor(event));
+    put("actor", actor(event, place));
     put("src_endpoint", source(event, place));
     put("dst_endpoint", target(event));
     put("session", session(event));
@@ -66,7 +68,8 @@ fn kind(fact: &Fact, access: Option<&Access>) -> Kind {
     let class = |access: Option<&Access>| match access {
         Some(Access::Tunnel { port: RDP_PORT, .. }) => RDP,
         Some(Access::Tunnel { .. }) => TUNNEL,
-        Some(Access::Ssh { .. }) | None => SSH,
+        // The nearest class to a shell without SSH.
+        Some(Access::Ssh { .. } | Access::Shell) | None => SSH,
     };
     // SSH: 1 open, 2 close, 3 reset, 5 refuse, 7 listen. Tunnel: 1 open, 2 close. RDP: 1 initial
     // request, 6 traffic, 7 disconnect.
@@ -80,7 +83,11 @@ fn kind(fact: &Fact, access: Option<&Access>) -> Kind {
         class => Kind(class, 2, success),
     };
     match fact {
-        Fact::SessionGranted { access, .. } => opened(access, true),
+        Fact::SessionGranted { access, .. } | Fact::SessionClaimed { access, .. } => {
+            opened(access, true)
+        }
+        Fact::Claimed(claim) => kind(&claim.fact, access),
+        Fact::SsmSessionOpened { .. } => Kind(class(access), OTHER, true),
         Fact::SessionDenied { access, .. } => opened(access, false),
         Fact::SessionClosed { .. } => ended(2, true),
         Fact::SessionInterrupted { .. } => ended(3, false),
@@ -112,18 +119,23 @@ fn kind(fact: &Fact, access: Option<&Access>) -> Kind {
         Fact::RecordingsDeleted { .. } => Kind(API, 4, true),
         Fact::HostKeyChanged { .. } => Kind(API, OTHER, false),
         Fact::AttestationChecked { fault } => Kind(API, OTHER, fault.is_none()),
-        Fact::AgentStarted { .. } | Fact::AgentStopped => Kind(API, OTHER, true),
+        Fact::AgentStarted { .. } | Fact::AgentStopped | Fact::ClientLogStarted { .. } => {
+            Kind(API, OTHER, true)
+        }
+        Fact::RecipientsChanged { .. } => Kind(API, 3, true),
     }
 }
 
 /// 1 informational, 2 low, 3 medium, 4 high.
 fn severity(fact: &Fact) -> u32 {
     match fact {
+        Fact::Claimed(claim) => severity(&claim.fact),
         Fact::HostKeyChanged { .. } | Fact::AttestationChecked { fault: Some(_) } => 4,
         Fact::EnrollmentRefused { .. }
         | Fact::SessionInterrupted { .. }
         | Fact::PolicyBroken { .. }
         | Fact::LogKeyChanged { .. }
+        | Fact::RecipientsChanged { .. }
         | Fact::RecordingsDeleted { .. } => 3,
         Fact::SessionDenied { .. }
         | Fact::Unauthenticated { .. }
@@ -166,9 +178,13 @@ fn is_mfa(event: &Event) -> bool {
         .is_some_and(|actor| actor.assurance > Assurance::None)
 }
 
-fn actor(event: &Event) -> Value {
+fn actor(event: &Event, place: Place<'_>) -> Value {
     if event.actor.is_none() {
-        return json!({ "app_name": "postern-agent" });
+        let program = match place.source {
+            Source::Agent => "postern-agent",
+            Source::Client => "postern",
+        };
+        return json!({ "app_name": program });
     }
     json!({ "user": user(event), "session": session(event) })
 }
@@ -211,6 +227,9 @@ fn endpoint(text: &str) -> Value {
 
 /// Names the fact for classes that carry no more of it.
 fn operation(fact: &Fact) -> Value {
+    if let Fact::Claimed(claim) = fact {
+        return operation(&claim.fact);
+    }
     serde_json::to_value(fact)
         .ok()
         .and_then(|fact| fact.get("type").cloned())
@@ -219,6 +238,10 @@ fn operation(fact: &Fact) -> Value {
 
 fn details(fact: &Fact) -> Vec<(&'static str, Value)> {
     match fact {
+        Fact::Claimed(claim) => details(&claim.fact),
+        Fact::SessionClaimed { ssm, .. } | Fact::SsmSessionOpened { ssm } => {
+            vec![("observables", ssm_session(ssm))]
+        }
         Fact::SessionGranted { policies, .. } => vec![("policies", policy_list(policies))],
         Fact::SessionDenied {
             policies, reason, ..
@@ -281,6 +304,11 @@ fn details(fact: &Fact) -> Vec<(&'static str, Value)> {
 
 fn policy_list(policies: &[String]) -> Value {
     policies.iter().map(|id| json!({ "uid": id })).collect()
+}
+
+/// Type 99 is other: the id that AWS knows the SSM session by.
+fn ssm_session(ssm: &SsmSession) -> Value {
+    json!([{ "name": "ssm.session_id", "type_id": OTHER, "value": ssm.id }])
 }
 
 /// Type 8 is a hash.

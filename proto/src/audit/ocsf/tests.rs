@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::audit::event::{Actor, EventTarget, FileOperation, RecordingDigest};
+use crate::audit::event::{
+    Actor, Claim, EventTarget, FileOperation, RecordingDigest, Source, SsmSession,
+};
 use crate::gateway::message::{CloseReason, DenyCode};
 use crate::names::{Assurance, Principal, SessionId};
 
@@ -51,6 +53,7 @@ fn leaf(event: &Event, access: Option<&Access>, identity: &Identity) -> Vec<u8> 
         sequence: 41,
         version: "0.1.0",
         access,
+        source: Source::Agent,
     };
     encode(event, place, &mut |plain| {
         age::encrypt(&identity.to_public(), plain).map_err(|error| error.to_string())
@@ -183,6 +186,7 @@ fn an_event_that_cannot_be_sealed_becomes_no_leaf() {
         sequence: 0,
         version: "0",
         access: None,
+        source: Source::Agent,
     };
     let result = encode(&command("id"), place, &mut |_| {
         Err("no randomness".to_owned())
@@ -204,4 +208,60 @@ proptest! {
         leaf[at] ^= 1 << bit;
         let _ = decode(&leaf, &[identity]);
     }
+}
+
+#[test]
+fn a_claim_keeps_the_client_s_sealed_texts_and_says_whose_word_it_is() {
+    let auditor = Identity::generate();
+    let theirs = leaf(&command(CANARY), None, &auditor);
+    let inside = decode(&theirs, &[]).unwrap().event;
+    let claim = event(Fact::Claimed(Claim {
+        log: "client-1".parse().unwrap(),
+        entry: 41,
+        leaf_hash: "00".repeat(32),
+        time_ms: 1,
+        fact: Box::new(inside.fact),
+        sealed: sealed_of(&theirs),
+    }));
+    let wrapped = leaf(&claim, None, &Identity::generate());
+    assert!(!String::from_utf8_lossy(&wrapped).contains(CANARY));
+    let object: Value = serde_json::from_slice(&wrapped).unwrap();
+    assert_eq!(object["unmapped"]["source"], "client");
+    assert_eq!(object["class_uid"], 4007);
+    let closed = decode(&wrapped, &[]).unwrap();
+    assert_eq!((closed.seal, closed.source), (Seal::Closed, Source::Client));
+    let opened = decode(&wrapped, &[auditor]).unwrap();
+    assert_eq!(opened.seal, Seal::Opened);
+    let Fact::Claimed(claim) = opened.event.fact else {
+        panic!("no claim");
+    };
+    assert_eq!(*claim.fact, command(CANARY).fact);
+}
+
+#[test]
+fn claimed_sessions_are_of_the_classes_that_the_agent_s_are() {
+    let ssm = SsmSession {
+        id: "alice-1".to_owned(),
+        document: "AWS-StartPortForwardingSession".to_owned(),
+        region: "eu-west-1".to_owned(),
+        reason: None,
+        request_id: None,
+    };
+    let class = |port: Option<u16>| {
+        let access = match port {
+            Some(port) => Access::Tunnel { host: None, port },
+            None => Access::Shell,
+        };
+        let claimed = event(Fact::SessionClaimed {
+            access: access.clone(),
+            ssm: ssm.clone(),
+        });
+        let leaf = leaf(&claimed, Some(&access), &Identity::generate());
+        let object: Value = serde_json::from_slice(&leaf).unwrap();
+        assert_eq!(object["observables"][0]["value"], "alice-1");
+        (object["class_uid"].as_u64(), object["activity_id"].as_u64())
+    };
+    assert_eq!(class(None), (Some(4007), Some(1)));
+    assert_eq!(class(Some(5432)), (Some(4014), Some(1)));
+    assert_eq!(class(Some(3389)), (Some(4005), Some(1)));
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::claims::Claimed;
 use super::report::{Fault, Outside, Report, Session, SessionState};
 use super::{StoreReader, Trust, read_file};
-use crate::audit::event::{Event, Fact, RecordingDigest};
+use crate::audit::event::{Claim, Event, Fact, RecordingDigest};
 use crate::audit::layout::{StorePath, TILE_WIDTH, split_entries};
 use crate::audit::note::{Checkpoint, LogIdentity};
 use crate::audit::ocsf::{self, Seal};
@@ -24,7 +25,18 @@ pub(super) struct Facts {
     /// Recordings that were named when their channel opened.
     pub(super) named: BTreeMap<String, (u64, Option<SessionId>)>,
     pub(super) deleted: BTreeSet<RecordingName>,
+    /// Sessions whose writer wrote this log.
     pub(super) sessions: BTreeMap<SessionId, (u64, SessionState)>,
+    /// What clients claim.
+    pub(super) claims: Claimed,
+}
+
+impl Facts {
+    /// Whether a session has no end, as far as the log goes.
+    pub(super) fn is_open(&self, session: SessionId) -> bool {
+        let own = self.sessions.get(&session).map(|(_, state)| *state);
+        own.or_else(|| self.claims.state(session)) == Some(SessionState::Open)
+    }
 }
 
 pub(super) fn check(
@@ -86,17 +98,21 @@ pub(super) fn check(
             report.faults.push(Fault::Root { size, good });
         }
     }
-    report.sessions = walk
-        .facts
-        .sessions
-        .iter()
+    // A client's own log holds nothing but claims.
+    let own = walk.facts.sessions.iter();
+    let (claimed, own): (Vec<_>, Vec<_>) = own
         .map(|(id, (granted, state))| Session {
             id: *id,
             granted: *granted,
             state: *state,
         })
-        .collect();
-    report.sessions.sort_by_key(|session| session.granted);
+        .partition(|session| walk.facts.claims.is_own(session.id));
+    report.sessions = own;
+    report.claims.sessions.extend(claimed);
+    report.claims.sessions.extend(walk.facts.claims.sessions());
+    for sessions in [&mut report.sessions, &mut report.claims.sessions] {
+        sessions.sort_by_key(|session| session.granted);
+    }
     Ok(walk.facts)
 }
 
@@ -210,7 +226,11 @@ impl Walk<'_> {
             (Fact::AgentStarted { interrupted, .. }, _) => {
                 self.restarted(entry, interrupted, report);
             }
-            (Fact::SessionGranted { .. }, Some(session)) => {
+            (Fact::Claimed(claim), session) => self.claim(entry, claim, session, event, report),
+            (Fact::SessionGranted { .. } | Fact::SessionClaimed { .. }, Some(session)) => {
+                if matches!(event.fact, Fact::SessionClaimed { .. }) {
+                    self.facts.claims.own(session);
+                }
                 let open = (entry, SessionState::Open);
                 self.facts.sessions.insert(session, open);
                 self.open.insert(session);
@@ -245,6 +265,35 @@ impl Walk<'_> {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A claim says something of its own session alone: what it states of another one's
+    /// recordings is nobody's word.
+    fn claim(
+        &mut self,
+        entry: u64,
+        claim: &Claim,
+        session: Option<SessionId>,
+        event: &Event,
+        report: &mut Report,
+    ) {
+        report.claims.entries += 1;
+        let Some(session) = session else { return };
+        if self.facts.sessions.contains_key(&session) {
+            report.faults.push(Fault::ClaimOfOwn { session, entry });
+            return;
+        }
+        if let Some(fault) = self.facts.claims.take(entry, claim, session, event) {
+            report.faults.push(fault);
+            return;
+        }
+        for digest in claim.fact.recordings() {
+            let name = digest.name.parse::<RecordingName>();
+            if name.is_ok_and(|name| name.session == session) {
+                self.facts.claims.states(&digest.name);
+                self.digests(entry, std::slice::from_ref(digest));
+            }
         }
     }
 

@@ -27,6 +27,10 @@ pub(super) fn check(
         }
         let before = report.faults.len();
         let last = stated(*name, digests, report);
+        if !present.contains(name) && facts.claims.is_stated(&name.to_string()) {
+            report.claims.elsewhere += 1;
+            continue;
+        }
         if !present.contains(name) {
             report.faults.push(Fault::RecordingMissing {
                 name: *name,
@@ -34,7 +38,7 @@ pub(super) fn check(
             });
             continue;
         }
-        let open = is_open(facts, *name);
+        let open = facts.is_open(name.session);
         file(store, *name, digests, open, report)?;
         if report.faults.len() == before {
             content(store, trust, *name, last.1, open, report)?;
@@ -48,13 +52,6 @@ pub(super) fn check(
     }
     unstated(facts, &present, report);
     Ok(())
-}
-
-fn is_open(facts: &Facts, name: RecordingName) -> bool {
-    matches!(
-        facts.sessions.get(&name.session),
-        Some((_, SessionState::Open))
-    )
 }
 
 /// Digests may only grow, and end. Answers with the last one.
@@ -240,7 +237,7 @@ fn content(
 fn unstated(facts: &Facts, present: &BTreeSet<RecordingName>, report: &mut Report) {
     for name in present {
         let known = facts.digests.contains_key(name) || facts.deleted.contains(name);
-        if !known && !is_open(facts, *name) {
+        if !known && !facts.is_open(name.session) {
             report.faults.push(Fault::RecordingUnlogged { name: *name });
         }
     }

@@ -28,6 +28,19 @@ pub struct Report {
     pub deleted: Vec<RecordingName>,
     /// Entries that this version does not know.
     pub unknown: Vec<u64>,
+    /// What clients claim: nothing here was seen by an agent.
+    pub claims: Claims,
+}
+
+/// What stands in a log on the word of clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Entries that a client handed over to this agent.
+    pub entries: u64,
+    /// Their sessions, and all those of a client's own log.
+    pub sessions: Vec<Session>,
+    /// Recordings that claims state and that were not handed over: they lie with the client.
+    pub elsewhere: u64,
 }
 
 impl Report {
@@ -167,6 +180,14 @@ pub enum Fault {
         session: SessionId,
         entry: u64,
     },
+    ClaimOfOwn {
+        session: SessionId,
+        entry: u64,
+    },
+    ClaimOfAnother {
+        session: SessionId,
+        entry: u64,
+    },
     RecordingMissing {
         name: RecordingName,
         entry: u64,
@@ -271,6 +292,14 @@ impl fmt::Display for Fault {
             Self::EndWithoutSession { session, entry } => write!(
                 f,
                 "entry {entry} ends session {session}, which is not open there"
+            ),
+            Self::ClaimOfOwn { session, entry } => write!(
+                f,
+                "entry {entry} is a client's claim about session {session}, which the agent granted"
+            ),
+            Self::ClaimOfAnother { session, entry } => write!(
+                f,
+                "entry {entry} is a claim about session {session}, which somebody else claimed"
             ),
             Self::RecordingMissing { name, entry } => write!(
                 f,

@@ -1,3 +1,4 @@
+mod claims;
 mod log;
 mod recordings;
 
@@ -5,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::*;
-use crate::audit::event::{Access, Event, Fact, RecordingDigest};
+use crate::audit::event::{Access, Event, Fact, RecordingDigest, Source};
 use crate::audit::layout::{TILE_WIDTH, push_entry, split_entries};
 use crate::audit::note::{LogSigner, new_key, sign_checkpoint, sign_key_change};
 use crate::audit::ocsf::{self, Place};
@@ -166,6 +167,7 @@ impl Lab {
                 sequence,
                 version: "0",
                 access: None,
+                source: Source::Agent,
             };
             ocsf::encode(event, place, &mut |_| Err("nothing to seal".to_owned())).unwrap()
         };

@@ -30,6 +30,10 @@ pub struct Config {
     /// up after 3,000 resends, which are five minutes. A destination that reads nothing for so long
     /// looks the same: the SSM Agent stops acknowledging then.
     pub silence: Duration,
+    /// Client: how long after a connection to take silence for the start of a session without
+    /// handshake, whose command has not said anything yet. An SSM Agent that has a handshake to
+    /// make begins with it at once. `None`: only data opens such a session.
+    pub unnamed_after: Option<Duration>,
 }
 
 impl Config {
@@ -44,6 +48,7 @@ impl Config {
             event_bytes: 1024 * 1024,
             handshake_time: Duration::from_secs(30),
             silence: Duration::from_secs(300),
+            unnamed_after: None,
         }
     }
 }

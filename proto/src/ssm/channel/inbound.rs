@@ -250,7 +250,7 @@ impl DataChannel {
     }
 
     /// Data as the very first message: a shell or a command with a terminal.
-    fn open_without_handshake(&mut self) {
+    pub(super) fn open_without_handshake(&mut self) {
         match &mut self.handshake {
             Handshake::Client(client @ ClientHandshake::Start) => {
                 *client = ClientHandshake::Done;
