@@ -230,6 +230,10 @@ pub struct EvidenceSettings {
     pub store: Option<PathBuf>,
     /// age recipients (`age1…`) of the auditors: one is required, two or more are wise.
     pub recipients: Vec<String>,
+    /// Name of the audit log's key before the present one, in the keys folder or among systemd's
+    /// credentials: it signs the new key in the log, and every checkpoint beside it. Default none.
+    #[serde(default)]
+    pub previous_key: Option<String>,
     /// Free bytes below which no session starts. Default `1GiB`.
     #[serde(default = "defaults::free_floor", with = "units::size")]
     pub free_floor: u64,

@@ -73,6 +73,8 @@ pub struct Keys {
     pub ssh_host_key: Arc<PrivateKey>,
     /// Signs checkpoints: the C2SP secret key.
     pub log_key: SecretText,
+    /// The one before, while it changes.
+    pub previous_log_key: Option<SecretText>,
     /// The log's verifier key, as clients configure it.
     pub log_verifier_key: String,
 }
@@ -169,17 +171,17 @@ impl Keys {
         let user_ca = ssh(name::SSH_USER_CA)?;
         let host_ca = ssh(name::SSH_HOST_CA)?;
         let host_key = ssh(name::SSH_HOST_KEY)?;
-        let log = folder.private(name::LOG_KEY)?;
-        let log_fault = |source| folder.fault(name::LOG_KEY, source);
-        ca::log::signer(log.text(), &config.id).map_err(log_fault)?;
-        let log_verifier_key = ca::log::verifier_key(log.text()).map_err(log_fault)?;
+        let (log, log_verifier_key) = folder.log_key(name::LOG_KEY, config)?;
+        let previous = config.evidence.previous_key.as_deref();
+        let previous = previous.map(|name| folder.log_key(name, config));
+        let (previous_log_key, previous_verifier_key) = previous.transpose()?.unzip();
 
         let certified = |chain: &CertificateDer<'_>| public_key_of(chain).unwrap_or_default();
         let ssh_public = |key: &PrivateKey| match key.public_key().key_data().ed25519() {
             Some(public) => public.0.to_vec(),
             None => vec![],
         };
-        distinct(&[
+        let mut keys = vec![
             (
                 name::SERVER_KEY,
                 server_chain.first().map(certified).unwrap_or_default(),
@@ -189,7 +191,11 @@ impl Keys {
             (name::SSH_HOST_CA, ssh_public(&host_ca)),
             (name::SSH_HOST_KEY, ssh_public(&host_key)),
             (name::LOG_KEY, log_public(&log_verifier_key)),
-        ])?;
+        ];
+        if let Some(key) = previous_verifier_key {
+            keys.push(("evidence.previous_key", log_public(&key)));
+        }
+        distinct(&keys)?;
         Ok(Self {
             server_chain,
             server_key,
@@ -202,6 +208,7 @@ impl Keys {
             ),
             ssh_host_key: Arc::new(host_key),
             log_key: log,
+            previous_log_key,
             log_verifier_key,
         })
     }
@@ -223,6 +230,15 @@ impl KeyFolder {
     pub fn certificates(&self, name: &str) -> Result<Vec<CertificateDer<'static>>, KeyFault> {
         let text = self.public(name)?;
         certificates_from_pem(&text).map_err(|source| self.fault(name, source))
+    }
+
+    /// A key of the audit log, with its verifier key.
+    fn log_key(&self, name: &str, config: &Config) -> Result<(SecretText, String), KeyFault> {
+        let fault = |source| self.fault(name, source);
+        let key = self.private(name)?;
+        ca::log::signer(key.text(), &config.id).map_err(fault)?;
+        let verifier = ca::log::verifier_key(key.text()).map_err(fault)?;
+        Ok((key, verifier))
     }
 
     fn authority(&self, certificate: &str, key: &SecretText) -> Result<Authority, KeyFault> {

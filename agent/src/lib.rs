@@ -30,6 +30,8 @@ pub mod inventory;
 mod keeper;
 pub mod keys;
 mod limits;
+#[cfg(test)]
+mod messages;
 mod pipe;
 pub mod policy;
 mod refusal;

@@ -170,6 +170,10 @@ fn hinted(part: &str, error: &dyn std::fmt::Display, hint: Option<String>) -> an
 /// Opening reads the whole log: not on a runtime thread.
 async fn open_evidence(config: &Config, keys: &Keys) -> anyhow::Result<Evidence> {
     let settings = evidence::Settings {
+        previous_key: keys
+            .previous_log_key
+            .as_ref()
+            .map(|key| key.text().to_owned().into()),
         free_floor: config.evidence.free_floor,
         session_quota: config.evidence.session_quota,
         principal_quota: config.evidence.principal_quota,

@@ -17,6 +17,7 @@ mod harness;
 mod health;
 mod instance_connect;
 mod interop;
+mod log_key;
 mod operate;
 mod policy_iam;
 mod resume;

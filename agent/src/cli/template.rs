@@ -201,6 +201,10 @@ mfa_max_age = "12h"
 # does not lose the recordings.
 recipients = {recipients}
 # store = "/var/lib/postern/evidence"
+# To change the log's key, keep the old one beside it under another name and name that here: it
+# signs the new one in the log, and both sign until this line is gone. Take it away once every
+# client's `log_key` is the new one.
+# previous_key = "audit-log-old.key"
 # No session starts with less free space.
 # free_floor = "1GiB"
 # Recording bytes of one session, and of one principal in 24 hours.

@@ -43,7 +43,7 @@ fn an_unknown_key_names_the_nearest_right_one() {
     ");
     insta::assert_snapshot!(message(&format!("{}\n[evidence.x]\n", minimal())), @r"
     /etc/postern/agent.toml:9: there is no setting `x` here
-    hint: the settings here are store, recipients, free_floor, session_quota, principal_quota, record_input, bulk_programs, retention
+    hint: the settings here are store, recipients, previous_key, free_floor, session_quota, principal_quota, record_input, bulk_programs, retention
     ");
     insta::assert_snapshot!(message(&minimal().replace("role =", "rolle =")), @r"
     /etc/postern/agent.toml:5: there is no setting `rolle` here
@@ -72,6 +72,12 @@ fn values_that_cannot_work_say_what_would() {
     /etc/postern/agent.toml: `evidence.recipients` is empty, so nobody could ever read a recording
     hint: list the auditors' age recipients (`age1…`), two or more
     ");
+    let previous =
+        message(&minimal().replace("[evidence]", "[evidence]\nprevious_key = \"../old\""));
+    insta::assert_snapshot!(previous, @r#"
+    /etc/postern/agent.toml: `evidence.previous_key` is `../old`, which is no name of a key
+    hint: name a file of the keys folder without its path: "audit-log-old.key"
+    "#);
     insta::assert_snapshot!(with("[limits]\nconnections = 0\n"), @r"
     /etc/postern/agent.toml: `limits.connections` is 0, so nobody could connect
     hint: leave it out for the default

@@ -173,17 +173,22 @@ impl Config {
                 ));
             }
         }
-        let plain = |name: &&String| {
-            !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+'))
-        };
-        if let Some(name) = self.evidence.bulk_programs.iter().find(|name| !plain(name)) {
-            let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
+        let shown =
+            |name: &str| -> String { name.chars().take(80).flat_map(char::escape_debug).collect() };
+        if let Some(name) = self.evidence.previous_key.as_ref()
+            && (!is_plain(name) || name.starts_with('.'))
+        {
+            return Err(fault(
+                "evidence.previous_key",
+                format!("is `{}`, which is no name of a key", shown(name)),
+                "name a file of the keys folder without its path: \"audit-log-old.key\"",
+            ));
+        }
+        let mut programs = self.evidence.bulk_programs.iter();
+        if let Some(name) = programs.find(|name| !is_plain(name)) {
             return Err(fault(
                 "evidence.bulk_programs",
-                format!("has `{shown}`, which is no program's name"),
+                format!("has `{}`, which is no program's name", shown(name)),
                 "name the program alone, without folder or arguments: [\"rsync\", \"git\"]",
             ));
         }
@@ -249,6 +254,12 @@ fn check_endpoint(key: &'static str, url: &str) -> Result<(), Fault> {
         format!("is `{shown}`"),
         "write `https://HOST` or `https://HOST:PORT`; clear text is never spoken to AWS",
     ))
+}
+
+/// A name without a path, a space or a surprise.
+fn is_plain(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
+    !name.is_empty() && name.len() <= 255 && name.bytes().all(plain)
 }
 
 fn check_region(key: &'static str, region: &str) -> Result<(), Fault> {

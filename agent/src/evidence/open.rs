@@ -151,10 +151,14 @@ pub enum LookError {
     Log(#[from] LogError),
 }
 
-/// How many entries the log in `folder` holds, checked like at start but without changing
-/// anything; `None` when there is none yet. The agent may run. Blocks, and reads the whole log.
-pub fn look(folder: &Path, agent: &AgentId, key: &str) -> Result<Option<u64>, LookError> {
-    let signers = [LogSigner::new(agent, key)?];
+/// How many entries the log in `folder` holds, signed by one of `keys` and checked like at start
+/// but without changing anything; `None` when there is none yet. The agent may run. Blocks, and
+/// reads the whole log.
+pub fn look(folder: &Path, agent: &AgentId, keys: &[&str]) -> Result<Option<u64>, LookError> {
+    let signers: Vec<_> = keys
+        .iter()
+        .map(|key| LogSigner::new(agent, key))
+        .collect::<Result<_, _>>()?;
     let mut last = recover::inspect(folder, agent, &signers);
     // While a log grows, files may go with which we began; a log that is broken stays so.
     for _ in 0..LOOKS {

@@ -4,7 +4,7 @@ use postern_proto::audit::layout::StorePath;
 use postern_proto::audit::note::NoteError;
 
 use super::{denied, path, said, told};
-use crate::evidence::{EvidenceError, LogError, LookError, OpenError};
+use crate::evidence::{EvidenceError, LogError, LookError, OpenError, log_hint};
 
 fn note_errors() -> [NoteError; 5] {
     [
@@ -37,7 +37,7 @@ fn log_errors() -> Vec<LogError> {
 
 #[test]
 fn a_log_that_is_not_what_it_was_says_how() {
-    insta::assert_snapshot!(told(&log_errors(), |error| Some(error.hint())));
+    insta::assert_snapshot!(told(&log_errors(), |error| Some(log_hint(error))));
 }
 
 #[test]

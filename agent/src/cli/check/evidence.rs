@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::Finding;
 use crate::config::Config;
 use crate::evidence::{self, LookError, log_hint};
-use crate::keys::{KeyFolder, name};
+use crate::keys::{KeyFolder, SecretText, name};
 
 const SUBJECT: &str = "evidence";
 
@@ -94,7 +94,10 @@ fn space(config: &Config, place: &Path) -> Finding {
 
 async fn log(config: &Config, folder: PathBuf) -> Finding {
     // What is wrong with the key is told with the other keys.
-    let Ok(key) = KeyFolder::new(&config.keys).private(name::LOG_KEY) else {
+    let folder_of_keys = KeyFolder::new(&config.keys);
+    let names = std::iter::once(name::LOG_KEY).chain(config.evidence.previous_key.as_deref());
+    let keys: Result<Vec<_>, _> = names.map(|name| folder_of_keys.private(name)).collect();
+    let Ok(keys) = keys else {
         return Finding::warning(
             SUBJECT,
             "the log was not looked at: its key cannot be read",
@@ -103,7 +106,10 @@ async fn log(config: &Config, folder: PathBuf) -> Finding {
     };
     let agent = config.id.clone();
     let shown = folder.display().to_string();
-    let look = move || evidence::look(&folder, &agent, key.text());
+    let look = move || {
+        let keys: Vec<_> = keys.iter().map(SecretText::text).collect();
+        evidence::look(&folder, &agent, &keys)
+    };
     match tokio::task::spawn_blocking(look).await {
         Ok(Ok(None)) => Finding::ok(SUBJECT, format!("{shown} holds no log yet")),
         Ok(Ok(Some(entries))) => Finding::ok(

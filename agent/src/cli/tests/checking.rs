@@ -259,6 +259,48 @@ async fn check_looks_at_the_store_and_changes_nothing_in_it() {
 }
 
 #[tokio::test]
+async fn check_knows_the_key_before_while_the_logs_key_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    made(folder.path());
+    let config = Config::load(&folder.path().join("agent.toml")).unwrap();
+    let old = Keys::load(&config).unwrap();
+    assert!(old.previous_log_key.is_none());
+    let (evidence, _) = crate::evidence::Evidence::open(crate::evidence::Settings {
+        free_floor: 0,
+        deadline: std::time::Duration::from_secs(60),
+        ..crate::evidence::Settings::new(
+            config.evidence_store(),
+            config.id.clone(),
+            old.log_key.text().to_owned().into(),
+            config.evidence.recipients.clone(),
+        )
+    })
+    .unwrap();
+    evidence.shutdown().await.unwrap();
+
+    let fresh = tempfile::tempdir().unwrap();
+    made(fresh.path());
+    let keys = folder.path().join("keys");
+    let key = name::LOG_KEY;
+    std::fs::rename(keys.join(key), keys.join("old.key")).unwrap();
+    std::fs::copy(fresh.path().join("keys").join(key), keys.join(key)).unwrap();
+    let subjects = ["keys", "evidence"];
+    let mut shown = told_of(&findings(folder.path()).await, &subjects, folder.path());
+    for name in ["old.key", "older.key", key] {
+        let setting = format!("[evidence]\nprevious_key = \"{name}\"\n");
+        let found = changed(folder.path(), "[evidence]\n", &setting).await;
+        shown += &told_of(&found, &subjects, folder.path());
+        if name == "old.key" {
+            let config = Config::load(&folder.path().join("agent.toml")).unwrap();
+            let previous = Keys::load(&config).unwrap().previous_log_key.unwrap();
+            assert_eq!(previous.text(), old.log_key.text());
+        }
+        changed(folder.path(), &setting, "[evidence]\n").await;
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[tokio::test]
 async fn check_says_that_there_is_no_room_for_recordings() {
     let folder = tempfile::tempdir().unwrap();
     made(folder.path());

@@ -27,6 +27,7 @@ fn keys() -> Keys {
         ssh_host_ca: Arc::new(SshHostCa::new(generate("hosts").unwrap()).unwrap()),
         ssh_host_key: Arc::new(generate("agent").unwrap()),
         log_key: SecretText::new(log_key),
+        previous_log_key: None,
         log_verifier_key,
     }
 }
