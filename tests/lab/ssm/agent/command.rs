@@ -40,7 +40,7 @@ pub(super) async fn run(
             outcome = apart(&mut child, &ends.emit) => outcome.map_err(failed),
             () = signals(&group, &mut ends.inputs) => Ok(()),
         };
-        group.is_over();
+        group.forget();
         outcome
     } else {
         let mut file = tempfile::tempfile().map_err(failed)?;
@@ -53,7 +53,7 @@ pub(super) async fn run(
             status = child.wait() => { status.map_err(failed)?; }
             () = signals(&group, &mut ends.inputs) => {}
         }
-        group.is_over();
+        group.forget();
         file.rewind().map_err(failed)?;
         let mut buffer = vec![0; ends.emit.payload];
         loop {
@@ -127,7 +127,7 @@ impl Group {
     }
 
     /// Its number may be somebody else's from now on.
-    fn is_over(mut self) {
+    fn forget(mut self) {
         self.0 = None;
     }
 }
