@@ -95,7 +95,7 @@ async fn an_ssm_agent_that_vanishes_leaves_its_sessions_and_takes_no_new_ones_un
     assert_ne!(refused.status, Some(0));
     refused.says(&["TargetNotConnected", "is not connected"]);
     // Nobody told its client anything: only the API ends it.
-    assert_eq!(peer.lab.aws.sessions(), [id.clone()]);
+    assert_eq!(peer.lab.aws.sessions(), std::slice::from_ref(&id));
     assert!(peer.lab.ssm.bring_back("app-1"));
     let mut end = peer.aws(&["ssm", "terminate-session", "--session-id", &id]);
     run(&mut end, b"").await.status(0);

@@ -64,7 +64,7 @@ impl Peer {
             &code,
         ]);
         command.env("AWS_PROFILE", user);
-        for (name, _) in &self.keys {
+        for name in self.keys.keys() {
             command.env_remove(name);
         }
         let told = run(&mut command, b"").await.status(0);
@@ -240,7 +240,8 @@ impl Talk {
                 self.output.read_to_end(&mut stdout),
                 errors.read_to_string(&mut stderr)
             );
-            (out.unwrap(), err.unwrap());
+            out.unwrap();
+            err.unwrap();
             self.child.wait().await.unwrap()
         };
         let status = tokio::time::timeout(PATIENCE, all).await.expect("it ends");
