@@ -2,6 +2,7 @@
 
 mod clients;
 mod lookups;
+mod sessions;
 mod signatures;
 mod simulation;
 

@@ -84,10 +84,13 @@ async fn an_agent_behind_another_ca_is_refused() {
 async fn a_target_that_refuses_is_told_apart_from_a_denial() {
     let lab = lab().await;
     // `app-1` is reached over SSM alone: nothing listens there.
-    postern(&lab, &["connect", "app-1", "--", "true"])
-        .await
-        .status(255)
-        .says(&["unreachable", "refused the connection", "hint:"]);
+    postern(
+        &lab,
+        &["connect", "--via", "bastion", "app-1", "--", "true"],
+    )
+    .await
+    .status(255)
+    .says(&["unreachable", "refused the connection", "hint:"]);
     lab.stop().await.unwrap();
 }
 

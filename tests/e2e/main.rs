@@ -25,6 +25,7 @@ mod resumption;
 mod rollback;
 mod round_trips;
 mod serve;
+mod ssm;
 mod ssm_forward;
 mod ssm_shell;
 mod step_up;

@@ -91,13 +91,24 @@ async fn its_line_holds_what_clients_need() {
         assert!(said["agent"][key].is_string(), "{key}");
     }
     assert!(said["agent"]["pid"].is_u64());
+    assert!(said["ssm"]["gateway"].is_string() && said["targets"]["app-1"]["managed"] == true);
     for target in ["web-1", "app-1", "db-1", "win-1", "bastion-1"] {
         let facts = &said["targets"][target];
         assert!(facts["id"].as_str().unwrap().starts_with("i-"), "{target}");
         assert!(facts["address"].is_string() && facts["ssh_port"].is_u64());
     }
+    // Faults are made from outside.
+    let script = "import json, sys, urllib.request as u\n\
+        url = sys.argv[1] + '/knobs'\n\
+        kind = {'content-type': 'application/json'}\n\
+        u.urlopen(u.Request(url, b'{\"agent_version\": \"3.0.100.0\"}', kind, method='PATCH'))\n\
+        print(json.load(u.urlopen(url))['agent_version'])";
+    let mut levers = served.command(python());
+    levers.args(["-c", script, said["control"].as_str().unwrap()]);
+    let told = run(&mut levers, b"").await.status(0);
+    assert_eq!(told.out(), "3.0.100.0\n");
     for (name, _) in said["env"].as_object().unwrap() {
-        let known = ["AWS_", "POSTERN_"];
+        let known = ["AWS_", "POSTERN_", "SSL_CERT_FILE"];
         assert!(
             name == "PATH" || known.iter().any(|prefix| name.starts_with(prefix)),
             "{name}"

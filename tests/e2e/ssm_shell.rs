@@ -192,11 +192,19 @@ impl Person {
     }
 }
 
+/// `sh`'s, of the user that the lab's SSM Agent runs as: ours.
+fn prompt() -> &'static str {
+    match rustix::process::geteuid().is_root() {
+        true => "# ",
+        false => "$ ",
+    }
+}
+
 #[tokio::test]
 async fn a_shell_has_the_right_size_and_survives_cuts() {
     let lab = lab().await;
     let mut person = Person::at(&lab, &["connect", "--via", "ssm", "app-1"]);
-    person.sees("$ ").await;
+    person.sees(prompt()).await;
     person.types("stty size\r").await;
     person.sees("40 100").await;
     person.pty.resize(pty_process::Size::new(50, 132)).unwrap();
@@ -225,7 +233,7 @@ async fn a_shell_has_the_right_size_and_survives_cuts() {
 async fn the_escape_ends_a_shell_and_the_session_at_aws() {
     let lab = lab().await;
     let mut person = Person::at(&lab, &["connect", "--via", "ssm", "app-1"]);
-    person.sees("$ ").await;
+    person.sees(prompt()).await;
     assert_eq!(lab.aws.sessions().len(), 1);
     person.types("~.").await;
     assert_eq!(person.leaves().await, Some(255));

@@ -201,7 +201,8 @@ const LOOK_POLICY: &str = r#"{"Version":"2012-10-17","Statement":[{
     "ssm:GetConnectionStatus","ssm:GetDocument"],
   "Resource":"*"}]}"#;
 
-/// Sessions on every instance with every document, with MFA; own ones to resume and to end.
+/// Sessions on every instance with every document, with MFA; own ones to resume and to end; keys
+/// for SSH over them.
 const OPERATOR_SESSIONS: &str = r#"{"Version":"2012-10-17","Statement":[
   {"Effect":"Allow","Action":"ssm:StartSession",
    "Resource":["arn:aws:ec2:*:*:instance/*","arn:aws:ssm:*:*:document/*"],
@@ -209,6 +210,8 @@ const OPERATOR_SESSIONS: &str = r#"{"Version":"2012-10-17","Statement":[
   {"Effect":"Allow","Action":["ssm:ResumeSession","ssm:TerminateSession"],
    "Resource":"arn:aws:ssm:*:*:session/${aws:username}-*"},
   {"Effect":"Allow","Action":"kms:GenerateDataKey","Resource":"arn:aws:kms:*:*:key/*",
+   "Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}},
+  {"Effect":"Allow","Action":"ec2-instance-connect:SendSSHPublicKey","Resource":"*",
    "Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}}
 ]}"#;
 

@@ -117,6 +117,8 @@ pub fn environment(
         ("AWS_SHARED_CREDENTIALS_FILE", shown(&credentials)),
         ("AWS_ENDPOINT_URL", aws.endpoint()),
         ("AWS_CA_BUNDLE", shown(aws_ca)),
+        // For programs that know no bundle of AWS's, such as session-manager-plugin.
+        ("SSL_CERT_FILE", shown(aws_ca)),
         ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
         ("AWS_PAGER", String::new()),
         ("POSTERN_AGENT", agent.address.clone()),

@@ -1,5 +1,21 @@
 //! The lab's controls over HTTP, for tests in other languages and for people: faults of the AWS
 //! side of a running lab. On loopback, for everybody there: it opens nothing but the lab.
+//!
+//! `lab --serve` says the address. Bodies and answers are JSON.
+//!
+//! | request | body |
+//! |---|---|
+//! | `GET /knobs` | |
+//! | `PATCH /knobs` | what is to change: `{"to_client": {"drop": 1}, "pace": 0}` |
+//! | `GET /sessions` | ids of those that run |
+//! | `GET /complaints` | what ends of data channels did against the protocol |
+//! | `POST /cut` | `{"side": "client", "how": "abort"}`, and `session` for one alone |
+//! | `POST /end` | `{"session": "alice-…", "output": "text for the client"}` |
+//! | `POST /ssm-agent` | `{"host": "app-1", "order": "vanish"}`, or `kill`, `return` |
+//! | `POST /expire` | `{"user": "alice"}`: all temporary credentials |
+//! | `POST /key` | `{"name": "alias/lab-sessions", "enabled": false}` |
+//! | `POST /fault` | `{"service": "ssm", "action": "StartSession", "times": 1, "code": "ThrottlingException"}` |
+//! | `DELETE /fault` | |
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

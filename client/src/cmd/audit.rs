@@ -78,7 +78,7 @@ async fn sources(context: &Context) -> Result<Vec<Source>, Error> {
     }
     let remote = async {
         let gateway = Gateway::of(context).await?;
-        Ok::<_, Error>(Remote::connect(gateway).await?)
+        Remote::connect(gateway).await
     };
     match remote.await {
         Ok(remote) => own.insert(0, Source::remote(remote)),

@@ -96,7 +96,7 @@ async fn judge(
         outcome.check.is_about_targets() && !(outcome.allowed.is_empty() && outcome.keys.is_empty())
     };
     let concerned = outcomes.iter().any(may_start);
-    let mut findings = findings(scope, &outcomes, named);
+    let mut findings = findings(scope, &subject, &outcomes, named);
     if let Some(document) = identity.trust.filter(|_| concerned || named) {
         findings.insert(0, trusted(scope.shape, &subject, &document));
     }
@@ -180,7 +180,12 @@ impl Outcome {
 }
 
 /// One finding for each check: what several probes of it say is put together, the worst first.
-fn findings(scope: &Scope<'_>, outcomes: &[Outcome], named: bool) -> Vec<Finding> {
+fn findings(
+    scope: &Scope<'_>,
+    subject: &Subject,
+    outcomes: &[Outcome],
+    named: bool,
+) -> Vec<Finding> {
     let mut checks: Vec<Check> = outcomes.iter().map(|outcome| outcome.check).collect();
     checks.sort();
     checks.dedup();
@@ -193,7 +198,13 @@ fn findings(scope: &Scope<'_>, outcomes: &[Outcome], named: bool) -> Vec<Finding
             .find(|state| of_check.clone().any(|outcome| outcome.state() == *state))
             .unwrap_or(State::Holds);
         let decisive = of_check.find(|outcome| outcome.state() == state)?;
-        Some(finding(scope.shape, check, state, decisive))
+        let mut finding = finding(scope.shape, check, state, decisive);
+        if subject.is_role {
+            // A condition on MFA would shut a role out for good.
+            let statements = finding.statements.into_iter();
+            finding.statements = statements.map(Statement::without_mfa).collect();
+        }
+        Some(finding)
     };
     checks.into_iter().filter_map(of).collect()
 }

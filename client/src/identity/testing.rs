@@ -154,7 +154,7 @@ impl World {
             profile_named: false,
             login_user: None,
             via: crate::cli::Via::Auto,
-            aliases: std::collections::BTreeMap::new(),
+            aliases: BTreeMap::new(),
             keyring: KeyringChoice::Kernel,
             state: folder.path().join("state"),
             audit_store: None,

@@ -16,12 +16,16 @@ const MARK: u8 = 0x1e;
 const DIGITS: usize = 4;
 
 /// Adds the line, for a POSIX shell. In a subshell, so that `exit` leaves it alone; on a line of
-/// its own, so that a comment does not swallow it.
-pub fn asked(line: &str) -> Result<(String, Watch), SsmError> {
+/// its own, so that a comment does not swallow it. The terminal, if there is one, gets its `size`
+/// (columns, rows) first: the SSM Agent starts a command before it looks at the client's.
+pub fn asked(line: &str, size: Option<(u32, u32)>) -> Result<(String, Watch), SsmError> {
     let mut random = [0; 16];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| SsmError::NoRandomness)?;
     let number = hex::encode(random);
-    let asked = format!("({line}\n)\nprintf '\\036%s %d\\036' {number} $?");
+    let sized = size.map_or_else(String::new, |(columns, rows)| {
+        format!("stty rows {rows} columns {columns} 2>/dev/null\n")
+    });
+    let asked = format!("{sized}({line}\n)\nprintf '\\036%s %d\\036' {number} $?");
     let mut start = vec![MARK];
     start.extend_from_slice(number.as_bytes());
     start.push(b' ');
@@ -105,7 +109,7 @@ mod tests {
 
     /// What a shell prints for it, by a real shell.
     fn run(line: &str) -> (Vec<u8>, Watch) {
-        let (asked, watch) = asked(line).unwrap();
+        let (asked, watch) = asked(line, None).unwrap();
         let output = std::process::Command::new("sh")
             .args(["-c", &asked])
             .output()
@@ -145,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_only_looks_like_it_is_the_commands() {
-        let (_, mut watch) = asked("true").unwrap();
+        let (_, mut watch) = asked("true", None).unwrap();
         let start = watch.start.clone();
         let mut out = BytesMut::new();
         for wrong in [&b"1234\x1e"[..], b"x\x1e", b"\x1e", b"-1\x1e", b"256\x1e"] {

@@ -65,7 +65,8 @@ where
 {
     let (writer, reader) = session.split();
     if let Job::Terminal(size) = job {
-        writer.resize(cells(size)).await?;
+        // A command may be over already: `listen` has what it said.
+        let _over = writer.resize(cells(size)).await;
     }
     let Streams {
         input,
@@ -114,8 +115,10 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Screen<O, E> {
         if let Some(record) = &self.record {
             record.output(bytes).await?;
         }
-        let written = self.output.write_all(bytes).await;
-        written.map_err(|error| local("the standard output failed", &error))
+        let failed = |error: io::Error| local("the standard output failed", &error);
+        self.output.write_all(bytes).await.map_err(failed)?;
+        // A prompt ends no line, and a standard output waits for one.
+        self.output.flush().await.map_err(failed)
     }
 
     async fn error(&mut self, bytes: &[u8]) -> Result<(), SsmError> {

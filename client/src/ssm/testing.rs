@@ -17,7 +17,6 @@ use tokio_util::task::AbortOnDropHandle;
 use futures_util::StreamExt as _;
 use postern_proto::ssm::payload::OpenDataChannel;
 
-use crate::context::Context;
 use crate::identity::testing::World;
 
 use super::Ssm;
@@ -240,7 +239,11 @@ fn act(state: &mut State, action: &str, key: &str, body: &Value) -> (u16, Value)
         }
         "ResumeSession" => {
             let id = body["SessionId"].as_str().unwrap().to_owned();
-            if state.is_over {
+            let is_over = state
+                .sessions
+                .get(&id)
+                .is_none_or(|orders| orders.is_closed());
+            if state.is_over || is_over {
                 return (200, json!({"SessionId": id}));
             }
             state.tokens.insert(token.clone(), id.clone());

@@ -108,6 +108,7 @@ impl Lab {
         }];
         config.instances = instances(&subnet);
         config.subnets = vec![subnet];
+        config.kms_keys = vec!["sessions".into()];
         let aws = Aws::start(config).await.expect("the emulator starts");
         Self { aws, folder }
     }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 /// No exchange takes longer: what takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(1800);
 const PIECE: usize = 16 * 1024;
 /// Turns a seed into that of the other direction.
 const BACK: u64 = 1 << 40;

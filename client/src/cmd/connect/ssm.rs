@@ -103,7 +103,8 @@ fn plan(context: &Context, args: &ConnectArgs, node: &Node) -> Result<Plan, Erro
     let (parameters, watch) = match line.as_str() {
         "" => (document::parameters([]), None),
         line if has_posix_shell => {
-            let (asked, watch) = exit_status::asked(line)?;
+            let (asked, watch) =
+                exit_status::asked(line, args.terminal.then_some((size.columns, size.rows)))?;
             (document::parameters([("command", asked)]), Some(watch))
         }
         line => (document::parameters([("command", line.to_owned())]), None),

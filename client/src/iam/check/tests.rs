@@ -55,7 +55,7 @@ fn judged(
         subject: subject(false),
         named,
         concerned: true,
-        findings: findings(&scope, &outcomes, named),
+        findings: findings(&scope, &subject(false), &outcomes, named),
     }
 }
 
@@ -158,6 +158,40 @@ fn a_role_is_judged_by_who_may_assume_it() {
     })
     .collect();
     insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn no_role_is_advised_to_ask_for_mfa_that_its_sessions_cannot_carry() {
+    let shape = shape();
+    let scope = Scope {
+        shape: &shape,
+        instances: &[],
+        context: &[],
+        recorded: true,
+        attestation: true,
+    };
+    let denied = |probe: &Probe| {
+        let answers = probe.resources.iter().map(|resource| Answer {
+            action: probe.actions[0].to_owned(),
+            resource: resource.clone(),
+            allowed: false,
+            policies: Vec::new(),
+            missing: Vec::new(),
+            organisation_denies: false,
+        });
+        Outcome::of(probe, answers.collect())
+    };
+    let probes = probe::probes(&scope, &subject(true), true);
+    let outcomes: Vec<Outcome> = probes.iter().map(denied).collect();
+    let findings = findings(&scope, &subject(true), &outcomes, true);
+    let advised = compact(
+        &findings
+            .iter()
+            .flat_map(|one| &one.statements)
+            .collect::<Vec<_>>(),
+    );
+    assert!(advised.contains("StartOnTargets"), "{advised}");
+    assert!(!advised.contains("MultiFactorAuth"), "{advised}");
 }
 
 #[test]

@@ -260,6 +260,9 @@ async fn close(socket: &mut Option<Socket>, text: &str) {
         let frame: Bytes = message.encode();
         let _gone = up.send(Frame::Binary(frame)).await;
         let _gone = up.close(None).await;
+        // Unread bytes would make a reset of it, and that takes back what was sent.
+        let reading = async { while let Some(Ok(_)) = up.next().await {} };
+        let _late = tokio::time::timeout(Duration::from_secs(5), reading).await;
     }
 }
 

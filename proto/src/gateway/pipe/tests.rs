@@ -1,3 +1,8 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests need some moment to begin with"
+)]
+
 use proptest::prelude::*;
 
 use super::*;

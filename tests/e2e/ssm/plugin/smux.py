@@ -1,5 +1,6 @@
 """smux version 1, the client's side, as small as it can be."""
 
+import socket
 import struct
 import threading
 
@@ -39,6 +40,11 @@ class Mux:
         connection = self.streams.pop(stream, None)
         if connection:
             self.frame(FIN, stream)
+            try:
+                # Closing alone does not wake the thread that reads it.
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
             connection.close()
 
     def take(self, data):

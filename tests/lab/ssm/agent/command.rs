@@ -35,22 +35,25 @@ pub(super) async fn run(
     if separate {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
-        let id = child.id();
-        tokio::select! {
+        let group = Group::of(&child);
+        let outcome = tokio::select! {
             outcome = apart(&mut child, &ends.emit) => outcome.map_err(failed),
-            () = signals(id, &mut ends.inputs) => Ok(()),
-        }
+            () = signals(&group, &mut ends.inputs) => Ok(()),
+        };
+        group.forget();
+        outcome
     } else {
         let mut file = tempfile::tempfile().map_err(failed)?;
         command
             .stdout(file.try_clone().map_err(failed)?)
             .stderr(file.try_clone().map_err(failed)?);
         let mut child = command.spawn().map_err(failed)?;
-        let id = child.id();
+        let group = Group::of(&child);
         tokio::select! {
             status = child.wait() => { status.map_err(failed)?; }
-            () = signals(id, &mut ends.inputs) => {}
+            () = signals(&group, &mut ends.inputs) => {}
         }
+        group.forget();
         file.rewind().map_err(failed)?;
         let mut buffer = vec![0; ends.emit.payload];
         loop {
@@ -92,10 +95,7 @@ async fn relay(
 }
 
 /// Input is thrown away, but for ^C and ^\ anywhere in it.
-async fn signals(child: Option<u32>, inputs: &mut mpsc::Receiver<Input>) {
-    let group = child
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
+async fn signals(group: &Group, inputs: &mut mpsc::Receiver<Input>) {
     while let Some(input) = inputs.recv().await {
         let Input::Data(bytes) = input else { continue };
         let signal = bytes.iter().find_map(|byte| match byte {
@@ -103,12 +103,39 @@ async fn signals(child: Option<u32>, inputs: &mut mpsc::Receiver<Input>) {
             0x1c => Some(Signal::QUIT),
             _ => None,
         });
-        if let (Some(group), Some(signal)) = (group, signal) {
+        if let Some(signal) = signal {
+            group.kill(signal);
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// A command and all that it starts. Killed when dropped before it is over.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(id.and_then(Pid::from_raw))
+    }
+
+    fn kill(&self, signal: Signal) {
+        if let Some(group) = self.0 {
             // It may have ended just now.
             let _ = kill_process_group(group, signal);
         }
     }
-    std::future::pending::<()>().await;
+
+    /// Its number may be somebody else's from now on.
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill(Signal::KILL);
+    }
 }
 
 /// What Go's `ExitCode` says: -1 for a killed process.

@@ -360,6 +360,18 @@ impl Driver {
         SessionKey::new(&plain).ok_or_else(|| "the data key has not 64 bytes".to_owned())
     }
 
+    /// What the client's version says is for an SSM Agent of today; an older one knows less.
+    fn port_mode(&self, opened: &Opened) -> Option<PortMode> {
+        let own = AgentFeatures::new(Some(&self.knobs.agent_version));
+        match opened.port? {
+            PortMode::Multiplexed { .. } if !own.multiplexes() => Some(PortMode::Basic),
+            PortMode::Multiplexed { keepalive } => Some(PortMode::Multiplexed {
+                keepalive: keepalive || !own.is_without_keepalive(),
+            }),
+            other => Some(other),
+        }
+    }
+
     fn start(&self, opened: &Opened) -> Work {
         let places = self.host.places.clone();
         let delay = self.knobs.prompt_delay;
@@ -390,13 +402,11 @@ impl Driver {
                     addresses,
                     port,
                 };
-                // An old one does not know how, whatever the client can do.
-                let knows = AgentFeatures::new(Some(&self.knobs.agent_version)).multiplexes();
-                match opened.port {
-                    Some(PortMode::Multiplexed { keepalive }) if knows => {
+                match self.port_mode(opened) {
+                    Some(PortMode::Multiplexed { keepalive }) => {
                         Work::start(pace, payload, |ends| mux::run(ends, to, keepalive))
                     }
-                    Some(PortMode::Multiplexed { .. } | PortMode::Basic) => {
+                    Some(PortMode::Basic) => {
                         Work::start(pace, payload, |ends| port::basic(ends, to))
                     }
                     Some(PortMode::Stream) | None => {
