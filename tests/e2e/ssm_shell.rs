@@ -212,7 +212,10 @@ async fn a_shell_has_the_right_size_and_survives_cuts() {
     person.sees("50 132").await;
     // Ctrl-C is a byte.
     person.types("sleep 60\r").await;
+    person.sees("sleep 60").await;
     person.types("\x03").await;
+    // What is typed before the shell is back is thrown away by the terminal.
+    person.sees(prompt()).await;
     person.types("echo 'af'ter\r").await;
     person.sees("after").await;
     for (round, how) in [Cut::Close, Cut::Abort, Cut::Close].into_iter().enumerate() {
