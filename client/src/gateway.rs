@@ -3,6 +3,8 @@
 //! A refused certificate is renewed once; a policy that wants a fresh code is answered once; every
 //! other no is final. A pipe is handed out only when the evidence that came with it was accepted.
 
+mod error;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -15,18 +17,19 @@ use postern_proto::gateway::message::{
 };
 use postern_proto::gateway::resume::Claim;
 use postern_proto::names::{SessionId, TargetName};
-use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::AgentProfile;
 use crate::context::Context;
-use crate::error::{Error as UserError, Kind};
+use crate::error::Error as UserError;
 use crate::identity::{self, ClientCertificate, IdentityError};
 use crate::pipe::line::{Dialled, Line, Redial};
 use crate::pipe::outage::{Away, Outages};
 use crate::pipe::{self, Answer, Early, PipeError, Wire};
 use crate::transport::{Connection, Dialer, TransportError};
-use crate::witness::{Memory, WitnessError};
+use crate::witness::Memory;
+
+pub use error::GatewayError;
 
 /// Where certificates and fresh codes come from.
 pub trait Identity: Send + Sync {
@@ -71,34 +74,6 @@ impl Identity for Context {
                 .map(drop)
         })
     }
-}
-
-/// Why the agent does not serve.
-#[derive(Debug, Error)]
-pub enum GatewayError {
-    /// There is no certificate, or no fresh code.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// There is no connection.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    /// The connection broke.
-    #[error(transparent)]
-    Pipe(#[from] PipeError),
-    /// The agent says no.
-    #[error("{}", .0.message)]
-    Denied(Box<Denied>),
-    /// The agent's evidence is not what was seen before.
-    #[error(transparent)]
-    Witness(#[from] WitnessError),
-    /// The agent's answer contradicts the question.
-    #[error("agent `{agent}` answered another question than was asked: {what}")]
-    Contradiction {
-        /// Its id.
-        agent: String,
-        /// What does not fit.
-        what: &'static str,
-    },
 }
 
 /// What a person asks for.
@@ -529,72 +504,5 @@ impl Membership {
             session: self.session,
             proof: join_proof(&secret, &exporter, self.session),
         })
-    }
-}
-
-impl From<GatewayError> for UserError {
-    fn from(error: GatewayError) -> Self {
-        let message = error.to_string();
-        match error {
-            GatewayError::Identity(error) => error.into(),
-            GatewayError::Transport(error) => Self::unreachable(message).hint(error.hint()),
-            GatewayError::Pipe(error) => error.into(),
-            GatewayError::Witness(error) => Self::denied(message).hint(error.hint()),
-            GatewayError::Contradiction { .. } => {
-                Self::failed(message).hint("compare the versions of `postern` and the agent")
-            }
-            GatewayError::Denied(denied) => refusal(*denied),
-        }
-    }
-}
-
-impl From<PipeError> for UserError {
-    fn from(error: PipeError) -> Self {
-        let kind = match error {
-            PipeError::Lost(_)
-            | PipeError::Silent(_)
-            | PipeError::Unanswered(_)
-            | PipeError::Away(_) => Kind::Unreachable,
-            PipeError::Refused(_) => Kind::Denied,
-            _ => Kind::Failed,
-        };
-        Self::new(kind, error.to_string()).hint(error.hint())
-    }
-}
-
-impl From<TransportError> for UserError {
-    fn from(error: TransportError) -> Self {
-        GatewayError::from(error).into()
-    }
-}
-
-/// A denial as people see it.
-fn refusal(denied: Denied) -> UserError {
-    let mut message = denied.message;
-    if !denied.candidates.is_empty() {
-        message.push_str(&format!(": {}", denied.candidates.join("; ")));
-    }
-    if let Some(session) = denied.session {
-        message.push_str(&format!(" (session {session})"));
-    }
-    let kind = match denied.code {
-        DenyCode::TargetUnreachable | DenyCode::Draining => Kind::Unreachable,
-        _ => Kind::Denied,
-    };
-    let hint = denied.hint.or_else(|| {
-        Some(
-            match denied.code {
-                DenyCode::UnknownTarget => "postern ls",
-                DenyCode::Ambiguous => "name one of them by its id",
-                DenyCode::Certificate => "postern login",
-                _ => return None,
-            }
-            .to_owned(),
-        )
-    });
-    UserError {
-        kind,
-        message,
-        hint,
     }
 }

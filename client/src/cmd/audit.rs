@@ -1,9 +1,11 @@
 //! `postern audit`: what happened, and whether the evidence of it holds.
 
+mod source;
+mod verdict;
+
 use std::cell::Cell;
-use std::fmt;
 use std::io::{self, IsTerminal as _, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,17 +13,13 @@ use age::x25519::Identity;
 use postern_proto::audit::event::{Fact, Source as Whose};
 use postern_proto::audit::layout::{CHECKPOINT_LIMIT, StorePath};
 use postern_proto::audit::note::LogIdentity;
-use postern_proto::audit::verify::{
-    self, OutsideCheckpoint, Report, SessionState, StoreReader, Trust,
-};
+use postern_proto::audit::verify::{self, OutsideCheckpoint, Report, StoreReader, Trust};
 use postern_proto::names::SessionId;
 use postern_proto::recording::RecordingName;
-use serde::Serialize;
 use serde_json::json;
 
 use crate::audit::log::{Entry, Session, Sessions, walk};
 use crate::audit::play::{self, Pace};
-use crate::audit::store::{Folder, Remote};
 use crate::audit::{identities, text};
 use crate::cli::{
     AuditArgs, AuditCommand, AuditLsArgs, AuditPlayArgs, AuditShowArgs, AuditVerifyArgs,
@@ -29,9 +27,10 @@ use crate::cli::{
 use crate::context::Context;
 use crate::error::Error;
 use crate::evidence;
-use crate::gateway::Gateway;
 use crate::output::neutral;
 use crate::witness::Memory;
+use source::{Source, sources};
+use verdict::Verdict;
 
 /// Runs one verb: on a folder; else through the agent, and on what this client wrote itself.
 pub async fn run(context: &Context, args: AuditArgs) -> Result<ExitCode, Error> {
@@ -63,101 +62,6 @@ pub async fn run(context: &Context, args: AuditArgs) -> Result<ExitCode, Error> 
         .map_err(|error| Error::bug(format!("reading the store failed: {error}")))?
 }
 
-/// The agent's log, where one is configured and answers, then this client's own, newest first.
-async fn sources(context: &Context) -> Result<Vec<Source>, Error> {
-    let mut own = Vec::new();
-    for store in evidence::local_stores(context)?.into_iter().rev() {
-        own.push(Source {
-            reader: Reader::Folder(Folder::new(&store.folder)?),
-            log: Some(store.log),
-            own: true,
-        });
-    }
-    if context.agents.is_empty() && !own.is_empty() {
-        return Ok(own);
-    }
-    let remote = async {
-        let gateway = Gateway::of(context).await?;
-        Remote::connect(gateway).await
-    };
-    match remote.await {
-        Ok(remote) => own.insert(0, Source::remote(remote)),
-        Err(error) if own.is_empty() => return Err(error),
-        Err(error) => own.insert(0, Source::absent(error)),
-    }
-    Ok(own)
-}
-
-/// One log to read.
-struct Source {
-    reader: Reader,
-    /// Its name and key, where this client knows them: never from the store.
-    log: Option<LogIdentity>,
-    /// Whether this client wrote it.
-    own: bool,
-}
-
-enum Reader {
-    Folder(Folder),
-    Remote(Remote),
-    /// The agent does not answer; what this client wrote is read all the same.
-    Absent(Error),
-}
-
-impl Source {
-    /// A folder, which may be one of this client's own.
-    fn folder(context: &Context, path: &Path) -> Result<Self, Error> {
-        let reader = Reader::Folder(Folder::new(path)?);
-        let name = path.file_name().and_then(|name| name.to_str());
-        let known = evidence::local_stores(context).unwrap_or_default();
-        let log = known
-            .into_iter()
-            .map(|store| store.log)
-            .find(|log| Some(log.origin().as_str()) == name);
-        Ok(Self {
-            reader,
-            own: log.is_some(),
-            log,
-        })
-    }
-
-    fn remote(remote: Remote) -> Self {
-        Self {
-            reader: Reader::Remote(remote),
-            log: None,
-            own: false,
-        }
-    }
-
-    fn absent(error: Error) -> Self {
-        Self {
-            reader: Reader::Absent(error),
-            log: None,
-            own: false,
-        }
-    }
-
-    fn reader(&self) -> Result<&dyn StoreReader, Error> {
-        match &self.reader {
-            Reader::Folder(folder) => Ok(folder),
-            Reader::Remote(remote) => Ok(remote),
-            Reader::Absent(error) => Err(error.clone()),
-        }
-    }
-
-    /// An error of reading, with what the agent said about it.
-    fn explain(&self, error: io::Error) -> Error {
-        match &self.reader {
-            Reader::Remote(remote) => remote
-                .refusal()
-                .map_or_else(|| Error::unreachable(error.to_string()), Error::from),
-            Reader::Folder(_) => Error::failed(format!("the store cannot be read: {error}"))
-                .hint("check the path and the rights; `postern audit verify` says what is missing"),
-            Reader::Absent(error) => error.clone(),
-        }
-    }
-}
-
 struct Job {
     context: Context,
     keys: Vec<Identity>,
@@ -165,6 +69,13 @@ struct Job {
 }
 
 impl Job {
+    fn verdict(&self) -> Verdict {
+        Verdict {
+            printer: self.context.printer,
+            decrypted: !self.keys.is_empty(),
+        }
+    }
+
     fn run(&self, sources: &[Source]) -> Result<ExitCode, Error> {
         match &self.command {
             AuditCommand::Ls(args) => self.ls(sources, args),
@@ -401,7 +312,7 @@ impl Job {
             }
         }
         let holds = reports.iter().all(|(_, report)| report.holds());
-        self.report_all(&reports)?;
+        self.verdict().tell(&reports)?;
         match unread {
             // What was not read is not proven.
             Some(error) => Err(error),
@@ -497,149 +408,6 @@ impl Job {
             error.hint("--log-key KEY names the log's verifier key, when no agent is configured")
         })?;
         LogIdentity::new(agent.id.clone(), &agent.log_key).map_err(unusable)
-    }
-
-    fn report_all(&self, reports: &[(String, Report)]) -> Result<(), Error> {
-        let printer = self.context.printer;
-        if printer.json {
-            let mut objects = reports.iter().map(|(log, report)| self.json(log, report));
-            let mut first = objects.next().unwrap_or_default();
-            if let (Some(members), true) = (first.as_object_mut(), reports.len() > 1) {
-                members.insert("further".to_owned(), objects.collect());
-            }
-            return printer.json(&first);
-        }
-        for (log, report) in reports {
-            if reports.len() > 1 {
-                printer.answer(format!("log {}:", neutral(log)))?;
-            }
-            self.report(report)?;
-        }
-        Ok(())
-    }
-
-    fn json(&self, log: &str, report: &Report) -> serde_json::Value {
-        let outside: Vec<_> = report
-            .outside
-            .iter()
-            .map(|outside| {
-                json!({
-                    "name": outside.name,
-                    "size": outside.size,
-                    "consistent": outside.consistent,
-                })
-            })
-            .collect();
-        json!({
-            "log": log,
-            "holds": report.holds(),
-            "entries": report.size,
-            "unsigned": report.unsigned,
-            "checkpoint": report.checkpoint,
-            "faults": report.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "rollback_excluded": report.rollback_excluded(),
-            "outside": outside,
-            "sessions": Counted::of(&report.sessions),
-            "recordings": {
-                "match": report.recordings,
-                "interrupted": report.interrupted,
-                "deleted": report.deleted,
-                "decrypted": !self.keys.is_empty(),
-            },
-            "claims": {
-                "entries": report.claims.entries,
-                "sessions": Counted::of(&report.claims.sessions),
-                "recordings_elsewhere": report.claims.elsewhere,
-            },
-            "unknown_entries": report.unknown,
-        })
-    }
-
-    fn report(&self, report: &Report) -> Result<(), Error> {
-        let printer = self.context.printer;
-        for fault in &report.faults {
-            printer.answer(format!("BROKEN: {}", neutral(&fault.to_string())))?;
-        }
-        let verdict = if report.holds() {
-            "the evidence holds"
-        } else {
-            "the evidence is broken"
-        };
-        printer.answer(format!(
-            "{verdict}: {} entries, {} unsigned after them",
-            report.size, report.unsigned
-        ))?;
-        printer.answer(format!("sessions: {}", Counted::of(&report.sessions)))?;
-        if !report.claims.sessions.is_empty() {
-            printer.answer(format!(
-                "claims of clients, which no agent saw: {}; {} entries handed over",
-                Counted::of(&report.claims.sessions),
-                report.claims.entries
-            ))?;
-        }
-        printer.answer(format!(
-            "recordings: {} match the log, {} interrupted, {} deleted by retention{}",
-            report.recordings,
-            report.interrupted.len(),
-            report.deleted.len(),
-            if self.keys.is_empty() {
-                "; not decrypted (no --identity)"
-            } else {
-                ""
-            },
-        ))?;
-        if !report.unknown.is_empty() {
-            printer.answer(format!(
-                "{} entries are of a later version",
-                report.unknown.len()
-            ))?;
-        }
-        for outside in &report.outside {
-            let held = if outside.consistent {
-                "agrees"
-            } else {
-                "DOES NOT AGREE"
-            };
-            printer.answer(format!(
-                "{}: {held} with the first {} entries",
-                neutral(&outside.name),
-                outside.size
-            ))?;
-        }
-        printer.answer(neutral(&report.rollback()))
-    }
-}
-
-/// Sessions by how they ended.
-#[derive(Debug, Serialize)]
-struct Counted {
-    open: usize,
-    closed: usize,
-    interrupted: usize,
-}
-
-impl Counted {
-    fn of(sessions: &[verify::Session]) -> Self {
-        let count = |wanted| {
-            let sessions = sessions.iter();
-            sessions.filter(|session| session.state == wanted).count()
-        };
-        Self {
-            open: count(SessionState::Open),
-            closed: count(SessionState::Closed),
-            interrupted: count(SessionState::Interrupted),
-        }
-    }
-}
-
-impl fmt::Display for Counted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            open,
-            closed,
-            interrupted,
-        } = self;
-        write!(f, "{closed} closed, {open} open, {interrupted} interrupted")
     }
 }
 
