@@ -3,7 +3,7 @@
 mod source;
 mod verdict;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -177,6 +177,9 @@ impl Job {
             session == Some(args.session)
         };
         let lists = self.each(sources, |source, reader| {
+            if !source.may_hold(args.session) {
+                return Ok(Vec::new());
+            }
             self.entries(source, reader, of_session)
         })?;
         // A claim stands in the client's log and, once handed over, in the agent's: the fuller
@@ -235,10 +238,10 @@ impl Job {
         if !(args.speed.is_finite() && args.speed >= 0.0) {
             return Err(Error::usage("--speed takes a number from 0"));
         }
-        let played = Cell::new(false);
+        let played = RefCell::new(None);
         self.each(sources, |source, reader| {
             // The first that has it plays it; another one would be the same.
-            if played.get() {
+            if played.borrow().is_some() || !source.may_hold(args.session) {
                 return Ok(());
             }
             let mut names: Vec<RecordingName> =
@@ -251,16 +254,18 @@ impl Job {
             if names.is_empty() {
                 return Ok(());
             }
-            played.set(true);
-            self.play_all(source, reader, args, names)
+            let done = self.play_all(source, reader, args, names);
+            played.replace(Some(done));
+            Ok(())
         })?;
-        if played.get() {
-            return Ok(ExitCode::SUCCESS);
-        }
-        Err(
-            Error::failed(format!("session {} has no such recording", args.session))
-                .hint("postern audit show SESSION"),
-        )
+        // A recording that is there and cannot be played is no log left out: it is the answer.
+        played.into_inner().unwrap_or_else(|| {
+            Err(
+                Error::failed(format!("session {} has no such recording", args.session))
+                    .hint("postern audit show SESSION"),
+            )
+        })?;
+        Ok(ExitCode::SUCCESS)
     }
 
     fn play_all(

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use postern_proto::audit::note::LogIdentity;
 use postern_proto::audit::verify::StoreReader;
+use postern_proto::names::SessionId;
 
 use crate::audit::store::{Folder, Remote};
 use crate::context::Context;
@@ -84,6 +85,12 @@ impl Source {
             log: None,
             own: false,
         }
+    }
+
+    /// Whether what it says of `session` counts: of sessions that an agent granted, the agent's log
+    /// alone tells.
+    pub(super) fn may_hold(&self, session: SessionId) -> bool {
+        !self.own || session.is_of_client()
     }
 
     pub(super) fn reader(&self) -> Result<&dyn StoreReader, Error> {
