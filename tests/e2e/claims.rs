@@ -195,3 +195,38 @@ async fn claims_wait_for_an_agent_that_is_away() {
     );
     lab.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_recording_that_cannot_be_played_is_no_success_since_another_log_was_read() {
+    let lab = lab().await;
+    postern_as(
+        &lab,
+        "alice",
+        &["connect", "web-1", "--", "echo the-words-to-find"],
+    )
+    .await
+    .status(0);
+    // Now there are two logs to read: the agent's and this client's.
+    session(&client(&lab)).await.close(done()).await.unwrap();
+    postern_as(&lab, "carol", &["login"]).await.status(0);
+    let listed = audited(&lab, &["--json", "audit", "ls"]).await.status(0);
+    let rows = json(&listed);
+    let of_agent = rows["sessions"].as_array().unwrap().iter();
+    let mut of_agent = of_agent.filter(|row| row["source"] == "agent");
+    let id = of_agent.next().unwrap()["session"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let play = ["audit", "play", &id, "--speed", "0"];
+    let told = postern_as(&lab, "carol", &play).await.status(0);
+    assert!(told.out().contains("the-words-to-find"));
+
+    let path = lab.agent.audit_store.join("recordings");
+    let path = path.join(format!("{id}-0"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let told = postern_as(&lab, "carol", &play).await.status(1);
+    told.says(&["error"]);
+    lab.stop().await.unwrap();
+}
