@@ -127,7 +127,12 @@ async fn request(to: SocketAddr, kind: u8, seed: u64, length: usize) -> io::Resu
     Ok(stream)
 }
 
-async fn send(to: &mut (impl AsyncWrite + Unpin), seed: u64, length: usize) -> io::Result<()> {
+/// Sends so many bytes of a seed.
+pub(crate) async fn send(
+    to: &mut (impl AsyncWrite + Unpin),
+    seed: u64,
+    length: usize,
+) -> io::Result<()> {
     let mut pattern = Pattern::new(seed);
     let mut left = length;
     while left > 0 {
@@ -138,7 +143,12 @@ async fn send(to: &mut (impl AsyncWrite + Unpin), seed: u64, length: usize) -> i
     Ok(())
 }
 
-async fn take(from: &mut (impl AsyncRead + Unpin), seed: u64, length: usize) -> io::Result<()> {
+/// Takes them; an error says where they differ.
+pub(crate) async fn take(
+    from: &mut (impl AsyncRead + Unpin),
+    seed: u64,
+    length: usize,
+) -> io::Result<()> {
     let mut pattern = Pattern::new(seed);
     let mut place = 0;
     while place < length {
@@ -154,14 +164,14 @@ async fn take(from: &mut (impl AsyncRead + Unpin), seed: u64, length: usize) -> 
 }
 
 /// Bytes that do not repeat, made piece by piece.
-struct Pattern(u64);
+pub(crate) struct Pattern(u64);
 
 impl Pattern {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn next(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) fn next(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
             self.0 ^= self.0 << 13;
