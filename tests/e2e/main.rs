@@ -30,4 +30,5 @@ mod ssm_forward;
 mod ssm_shell;
 mod step_up;
 mod strangers;
+mod takeover;
 mod tampering;
