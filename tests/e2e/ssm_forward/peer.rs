@@ -20,17 +20,17 @@ const PIECE: usize = 16 * 1024;
 const BACK: u64 = 1 << 40;
 
 /// A running service.
-pub(super) struct Peer {
-    pub(super) port: u16,
+pub(crate) struct Peer {
+    pub(crate) port: u16,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Peer {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::at(IpAddr::V4(Ipv4Addr::LOCALHOST)).await
     }
 
-    pub(super) async fn at(address: IpAddr) -> Self {
+    pub(crate) async fn at(address: IpAddr) -> Self {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let task = tokio::spawn(async move {
@@ -73,7 +73,7 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// Both ways, so many bytes each; an error says what is wrong with them.
-pub(super) async fn exchange(to: SocketAddr, seed: u64, length: usize) -> io::Result<()> {
+pub(crate) async fn exchange(to: SocketAddr, seed: u64, length: usize) -> io::Result<()> {
     within(async {
         let mut stream = request(to, b'x', seed, length).await?;
         let (mut from, mut to) = stream.split();
@@ -90,17 +90,17 @@ pub(super) async fn exchange(to: SocketAddr, seed: u64, length: usize) -> io::Re
 }
 
 /// Asks for bytes that nobody takes yet.
-pub(super) async fn ask(to: SocketAddr, seed: u64, length: usize) -> io::Result<TcpStream> {
+pub(crate) async fn ask(to: SocketAddr, seed: u64, length: usize) -> io::Result<TcpStream> {
     within(request(to, b'd', seed, length)).await
 }
 
 /// Takes them.
-pub(super) async fn receive(mut stream: TcpStream, seed: u64, length: usize) -> io::Result<()> {
+pub(crate) async fn receive(mut stream: TcpStream, seed: u64, length: usize) -> io::Result<()> {
     within(take(&mut stream, seed ^ BACK, length)).await
 }
 
 /// What comes back.
-pub(super) async fn echo(to: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) async fn echo(to: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
     within(async {
         let mut stream = request(to, b'e', 0, bytes.len()).await?;
         stream.write_all(bytes).await?;
