@@ -125,7 +125,7 @@ async fn the_terminal_is_as_before_when_a_person_gives_up_a_lost_network() {
     let network = Cutter::start(lab.agent.address).await.unwrap();
     let address = network.address.to_string();
     let (mut person, before) = in_shell(&lab, ROUTES[0], Some(&address)).await;
-    drop(network);
+    network.cut();
     person.sees("network lost").await;
     person.types("\x03\x03").await;
     ends(person, before, 255, "").await;

@@ -110,6 +110,16 @@ impl Cutter {
         })
     }
 
+    /// Cuts everything, until [`Self::heal`].
+    pub fn cut(&self) {
+        self.shared.weather.send_replace(Weather::Cut);
+    }
+
+    /// Lets everything pass again.
+    pub fn heal(&self) {
+        self.shared.weather.send_replace(Weather::Fine);
+    }
+
     /// Lets a storm pass. Each outage is followed by another source address.
     pub async fn weather(&self, storm: Storm) -> Toll {
         let mut random = StdRng::seed_from_u64(storm.seed);

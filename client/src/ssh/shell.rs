@@ -259,12 +259,17 @@ where
                 continue;
             }
             line = told(&mut away) => {
-                shown.tell(line.as_bytes()).await?;
+                shown.tell(&line).await?;
                 continue;
             }
         };
         match message {
-            Some(ChannelMsg::Data { data }) => shown.output(&data).await?,
+            Some(ChannelMsg::Data { data }) => {
+                shown.output(&data).await?;
+                if let Some(away) = &mut away {
+                    away.saw(&data);
+                }
+            }
             Some(ChannelMsg::ExtendedData { data, ext: 1 }) => shown.error(&data).await?,
             Some(ChannelMsg::ExitStatus { exit_status }) => {
                 status = Some(Status::Exited(exit_status))
@@ -292,7 +297,7 @@ where
 }
 
 /// What the status line says next; nothing for ever where there is none.
-pub(crate) async fn told(status: &mut Option<StatusLine>) -> String {
+pub(crate) async fn told(status: &mut Option<StatusLine>) -> Vec<u8> {
     match status {
         Some(status) => status.next().await,
         None => pending().await,
