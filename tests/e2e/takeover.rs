@@ -89,6 +89,7 @@ fn open() -> Open {
         join: None,
         approved: None,
         known_size: None,
+        once: false,
         client: "by hand".to_owned(),
     }
 }
