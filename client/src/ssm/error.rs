@@ -7,6 +7,7 @@ use crate::config::ConfigError;
 use crate::error::{Error as UserError, Kind};
 use crate::evidence::EvidenceError;
 use crate::identity::IdentityError;
+use crate::proxy;
 
 /// Why the SSM route does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -93,6 +94,8 @@ pub enum SsmError {
         host: String,
         /// Why not.
         cause: String,
+        /// What to do about it, where the cause tells that.
+        hint: Option<&'static str>,
     },
     /// The key of an encrypted session.
     #[error(
@@ -218,7 +221,12 @@ impl SsmError {
             {
                 "set `ca_bundle` in the profile or AWS_CA_BUNDLE if this endpoint has a CA of its own"
             }
-            Self::Unreachable { .. } => "check the network, the region and the endpoint",
+            Self::Unreachable { cause, .. } => {
+                proxy::hint(cause).unwrap_or("check the network, the region and the endpoint")
+            }
+            Self::Stream {
+                hint: Some(hint), ..
+            } => hint,
             Self::Stream { .. } => {
                 "check that this network lets WebSockets to ssmmessages.REGION.amazonaws.com through"
             }

@@ -13,6 +13,7 @@ use super::shell::{self, Job, Status};
 use super::testing::{FakeSsm, Order, Plays};
 use super::{Event, Session, SsmError, Start, document};
 use crate::error::Error;
+use crate::proxy::Proxies;
 use crate::ssh::shell::{Control, Streams};
 use crate::ssh::terminal::Size;
 
@@ -232,7 +233,8 @@ async fn credentials_that_end_in_between_are_renewed_and_nobody_is_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_without_tls_is_refused() {
     let tls = Arc::clone(FakeSsm::start(Plays::Echo).await.ssm().tls());
-    let opened = super::socket::Socket::open("ws://127.0.0.1:1/v1", &tls).await;
+    let opened =
+        super::socket::Socket::open("ws://127.0.0.1:1/v1", &tls, &Proxies::default()).await;
     assert_eq!(
         opened.err().unwrap().to_string(),
         "the session's stream at `127.0.0.1` could not be opened: only wss is encrypted, and this \

@@ -168,7 +168,7 @@ impl Attempts {
     }
 
     async fn connect(&self, token: SecretText) -> Result<Back, SsmError> {
-        let socket = Socket::open(&self.url, self.ssm.tls()).await?;
+        let socket = Socket::open(&self.url, self.ssm.tls(), self.ssm.proxies()).await?;
         Ok(Back { socket, token })
     }
 }
@@ -221,7 +221,8 @@ mod tests {
         assert!(!is_final(&SsmError::Expired("default".to_owned())));
         assert!(!is_final(&SsmError::Stream {
             host: "x".to_owned(),
-            cause: "y".to_owned()
+            cause: "y".to_owned(),
+            hint: None,
         }));
     }
 }
