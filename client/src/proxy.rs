@@ -96,11 +96,11 @@ const THROUGH: &str = "through the proxy";
 
 /// What to do where a proxy is to blame.
 pub(crate) fn hint(cause: &str) -> Option<&'static str> {
-    cause.starts_with(THROUGH).then_some(
-        "check HTTPS_PROXY, and that the proxy lets this host through; NO_PROXY names hosts that \
-         are reached without it",
-    )
+    cause.starts_with(THROUGH).then_some(HINT)
 }
+
+const HINT: &str = "check HTTPS_PROXY, and that the proxy lets this host through; NO_PROXY names \
+                    hosts that are reached without it";
 
 impl Proxy {
     /// Its URL, with the credentials.

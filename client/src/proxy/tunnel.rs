@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Proxies, Proxy};
+use super::{HINT, Proxies, Proxy};
 use crate::transport::reach;
 
 /// A connection to a host, of its own or through a proxy, which may be spoken to over TLS itself.
@@ -54,10 +54,7 @@ impl TunnelError {
             Self::Credentials { .. } => {
                 Some("put them into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT, with %40 for an @")
             }
-            Self::Unreachable { .. } | Self::Refused { .. } | Self::Answer { .. } => Some(
-                "check HTTPS_PROXY, and that the proxy lets this host through; NO_PROXY names \
-                 hosts that are reached without it",
-            ),
+            Self::Unreachable { .. } | Self::Refused { .. } | Self::Answer { .. } => Some(HINT),
         }
     }
 }

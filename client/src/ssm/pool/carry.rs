@@ -9,8 +9,8 @@ use postern_proto::ssm::payload::Flag;
 use super::{Opener, Shared};
 use crate::error::Error;
 use crate::pipe::outage;
-use crate::ssm::basic::incomplete;
 use crate::ssm::mux::{HoldUp, Streams};
+use crate::ssm::notice::{self, incomplete};
 use crate::ssm::session::{Event, Reader, Writer};
 
 /// Moves the bytes until the session is over.
@@ -29,10 +29,8 @@ pub(super) async fn carry<O: Opener>(
     let connections = streams.count();
     streams.end(why.clone());
     if connections > 0 {
-        shared.printer.warning(format!(
-            "an SSM session to {} ended, and {connections} connections with it: {why}",
-            shared.destination
-        ));
+        let told = notice::session_ended(&shared.destination, connections, &why);
+        shared.printer.warning(told);
     } else {
         tracing::info!(session = writer.id(), %why, "an unused SSM session ended");
     }
@@ -61,17 +59,14 @@ async fn send(writer: &Writer, streams: &Streams) -> Error {
 async fn receive<O: Opener>(reader: &mut Reader, streams: &Streams, shared: &Shared<O>) -> Error {
     loop {
         let tell = |it: HoldUp| {
-            shared.printer.warning(format!(
-                "the connection from {} does not read: {} other connections to {} wait for it",
-                it.peer, it.others, shared.destination
-            ));
+            let told = notice::held_up(&it.peer, it.others, &shared.destination);
+            shared.printer.warning(told);
         };
         streams.space(tell).await;
         match reader.next_event().await {
             Some(Event::Data(bytes)) => {
                 if let Err(error) = streams.handle_data(Instant::now(), bytes) {
-                    return Error::failed(format!("the SSM Agent broke the protocol: {error}"))
-                        .hint("connect again; if it stays, restart the SSM Agent of the target");
+                    return notice::protocol(&error);
                 }
             }
             Some(Event::Flag(Flag::ConnectToPortError)) => streams.handle_refusal(),
@@ -79,7 +74,7 @@ async fn receive<O: Opener>(reader: &mut Reader, streams: &Streams, shared: &Sha
                 return match end.why {
                     Some(error) => error.into(),
                     None if end.is_incomplete => incomplete(),
-                    None => Error::failed("the session was ended at the other side"),
+                    None => notice::ended_there(),
                 };
             }
             Some(_) => {}
