@@ -1,8 +1,8 @@
 //! HTTP proxies on the way to AWS: `HTTPS_PROXY` and `NO_PROXY`, as curl and the `aws` command read them.
 //!
-//! What speaks with AWS asks here, the SDKs' HTTP client and the streams of SSM sessions alike. The
-//! way to an agent never leads through a proxy: nothing may stand between a client and the agent
-//! that it proves its MFA to.
+//! What speaks with AWS asks here, the SDKs' HTTP client and the streams of SSM sessions alike.
+//! Connections to an agent go to its address directly: it is no web server, and `HTTPS_PROXY` is
+//! about those.
 
 mod tunnel;
 

@@ -47,6 +47,16 @@ pub(crate) enum TunnelError {
 }
 
 impl TunnelError {
+    /// Whether somebody answered, so that asking again at once cannot help.
+    pub(crate) fn is_answer(&self) -> bool {
+        match self {
+            Self::Direct(_) | Self::Unreachable { .. } => false,
+            Self::Credentials { .. } | Self::Answer { .. } => true,
+            // It could not reach the host itself: that may change.
+            Self::Refused { status, .. } => status.is_client_error(),
+        }
+    }
+
     /// What to do, where the proxy is to blame.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {

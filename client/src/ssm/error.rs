@@ -96,6 +96,8 @@ pub enum SsmError {
         cause: String,
         /// What to do about it, where the cause tells that.
         hint: Option<&'static str>,
+        /// Whether somebody answered, so that asking again at once cannot help.
+        is_answer: bool,
     },
     /// The key of an encrypted session.
     #[error(

@@ -121,6 +121,7 @@ fn what_fails_on_the_way_is_told() {
         host: "ssmmessages.eu-west-1.amazonaws.com".to_owned(),
         cause: cause.to_owned(),
         hint,
+        is_answer: false,
     };
     insta::assert_snapshot!(told([
         unreachable("it did not answer in time"),

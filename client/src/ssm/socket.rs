@@ -81,12 +81,18 @@ impl Socket {
             let tcp = tcp.map_err(|error| SsmError::Stream {
                 host: host.to_owned(),
                 hint: error.hint(),
+                is_answer: error.is_answer(),
                 cause: error.to_string(),
             })?;
             let tls = TlsConnector::from(Arc::clone(tls))
                 .connect(name, tcp)
                 .await
-                .map_err(|error| failed(host, &error.to_string()))?;
+                .map_err(|error| SsmError::Stream {
+                    host: host.to_owned(),
+                    cause: error.to_string(),
+                    hint: None,
+                    is_answer: is_certificate(&error),
+                })?;
             let (stream, _answer) = client_async_with_config(&uri, tls, Some(limits()))
                 .await
                 .map_err(|error| failed(host, &error.to_string()))?;
@@ -245,6 +251,14 @@ fn limits() -> WebSocketConfig {
     config
 }
 
+/// Whether the certificate is the reason.
+fn is_certificate(error: &std::io::Error) -> bool {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 fn lost(error: &tungstenite::Error) -> String {
     match error {
         tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => {
@@ -274,5 +288,6 @@ fn failed(host: &str, cause: &str) -> SsmError {
         host: host.to_owned(),
         cause: cause.to_owned(),
         hint: None,
+        is_answer: false,
     }
 }

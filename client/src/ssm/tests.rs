@@ -488,7 +488,10 @@ async fn a_stream_whose_certificate_nobody_vouches_for_is_refused_with_the_next_
     let (stranger, direct) = (Arc::new(stranger), Proxies::default());
     let refused = soon(super::socket::Socket::open(&url, &stranger, &direct)).await;
     let refused = refused.err().unwrap();
-    insta::assert_snapshot!(sentence(refused), @"");
+    insta::assert_snapshot!(sentence(refused), @r"
+    the session's stream at `127.0.0.1` could not be opened: invalid peer certificate: BadSignature [unreachable, exit 3]
+    hint: set `ca_bundle` in the profile or AWS_CA_BUNDLE if this endpoint has a CA of its own
+    ");
 }
 
 #[tokio::test]

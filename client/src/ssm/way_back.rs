@@ -76,6 +76,11 @@ impl WayBack {
             found: Box::pin(async move {
                 match attempts.connect(token).await {
                     Ok(back) => Ok(back),
+                    Err(
+                        error @ SsmError::Stream {
+                            is_answer: true, ..
+                        },
+                    ) => Err(error),
                     Err(_) => attempts.go_on(BACKOFF, PATIENCE).await,
                 }
             }),
@@ -223,6 +228,7 @@ mod tests {
             host: "x".to_owned(),
             cause: "y".to_owned(),
             hint: None,
+            is_answer: true,
         }));
     }
 }
