@@ -92,13 +92,11 @@ async fn tunnel(mut near: TcpStream, aws: SocketAddr, asked: Arc<Mutex<Vec<Strin
     let _ = copy_bidirectional(&mut near, &mut far).await;
 }
 
-/// `postern` as alice, whose AWS is where only the proxy finds it.
+/// `postern` as alice, whose SSM is where only the proxy finds it.
 fn far_away(lab: &Lab) -> Command {
     let mut command = lab.postern("alice");
     let nowhere = SocketAddr::new(lab.network.aws(), NOWHERE);
-    command
-        .env("AWS_ENDPOINT_URL", format!("https://{nowhere}"))
-        .env("POSTERN_STS_HOST", lab.aws.address().to_string());
+    command.env("AWS_ENDPOINT_URL_SSM", format!("https://{nowhere}"));
     command
 }
 
@@ -141,8 +139,11 @@ async fn calls_and_streams_go_through_the_proxy_but_not_to_hosts_of_no_proxy() {
     }
     // STS too: another login.
     let before = proxy.count(api);
-    let mut login = far_away(&lab);
-    login.arg("login").env("HTTPS_PROXY", proxy.url());
+    let mut login = lab.postern("bob");
+    login
+        .arg("login")
+        .env("AWS_ENDPOINT_URL_STS", format!("https://{api}"))
+        .env("HTTPS_PROXY", proxy.url());
     run(&mut login, b"").await.status(0);
     assert!(proxy.count(api) > before);
 

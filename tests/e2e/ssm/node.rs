@@ -92,7 +92,11 @@ async fn a_client_by_another_author_has_a_shell_with_its_size_and_its_end() {
     .await;
     talk.expect("50 132").await;
     // Ctrl-C is a byte.
-    tell(&mut talk, json!({"text": "echo 'slee'ping; sleep 1000\r"})).await;
+    tell(
+        &mut talk,
+        json!({"text": "sh -c 'echo slee\"\"ping; exec sleep 1000'\r"}),
+    )
+    .await;
     talk.expect("sleeping").await;
     tell(&mut talk, json!({"text": "\u{3}"})).await;
     talk.expect("# ").await;
