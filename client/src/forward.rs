@@ -97,6 +97,7 @@ impl Tunnel {
                 host: forward.host.clone(),
                 port: forward.port,
             },
+            once: false,
         };
         let first = gateway.open(&request, &mut Early::none()).await?;
         let shared = Arc::new(Shared {
@@ -216,6 +217,7 @@ impl Shared {
                 self.spares.take(),
             )
             .await;
+        self.spares.refill();
         match joined {
             Err(GatewayError::Denied(denied)) if denied.code == DenyCode::Policy => {}
             Ok(opened) => {
@@ -308,17 +310,14 @@ pub(crate) fn reset(socket: &TcpStream) {
     }
 }
 
-/// Whether the reason holds for every pipe of the session.
+/// Whether the reason holds for every connection of the forward, also for those to come. An agent
+/// that shuts down is soon there again, or another in its place: the next connection opens a new
+/// session.
 fn ends_all(reason: CloseReason) -> bool {
     use CloseReason as Reason;
     matches!(
         reason,
-        Reason::Policy
-            | Reason::Expired
-            | Reason::Evidence
-            | Reason::Quota
-            | Reason::Killed
-            | Reason::Draining
+        Reason::Policy | Reason::Expired | Reason::Evidence | Reason::Quota | Reason::Killed
     )
 }
 
