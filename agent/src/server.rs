@@ -135,12 +135,16 @@ impl Server {
         if let Err(error) = prepare(&tcp) {
             tracing::debug!(%source, %error, "socket options");
         }
-        let accepted = match timeout(
+        let leave = arrival.leave();
+        let handshake = timeout(
             self.core.patience.handshake,
             self.tls.accept(Socket::new(tcp)),
-        )
-        .await
-        {
+        );
+        let handshaken = tokio::select! {
+            handshaken = handshake => handshaken,
+            () = leave.cancelled() => return self.core.strangers.note(source.ip(), "crowded out"),
+        };
+        let accepted = match handshaken {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(fault)) => {
                 tracing::debug!(%source, %fault, "handshake");

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{LimitReached, Limits};
 
 /// A connection whose peer is unknown.
@@ -10,9 +12,16 @@ use super::{LimitReached, Limits};
 pub(crate) struct Arrival {
     pub(super) connection: Connection,
     pub(super) _unproved: Unproved,
+    pub(super) leave: CancellationToken,
 }
 
 impl Arrival {
+    /// Says when the place is wanted for somebody else. Nobody who proved something, or who
+    /// enrols, has to go.
+    pub(crate) fn leave(&self) -> CancellationToken {
+        self.leave.clone()
+    }
+
     /// The peer proved to be `principal`: it counts as that from now on.
     pub(crate) fn prove(self, principal: &str) -> Result<Place, LimitReached> {
         let limits = self.connection.0.clone();
@@ -135,17 +144,15 @@ impl Drop for Connection {
 
 /// One of those whose peer is unknown.
 #[derive(Debug)]
-pub(super) struct Unproved(pub(super) Limits, pub(super) IpAddr);
+pub(super) struct Unproved(pub(super) Limits, pub(super) u64);
 
 impl Drop for Unproved {
     fn drop(&mut self) {
-        let mut counts = self.0.counts();
-        counts.unauthenticated = counts.unauthenticated.saturating_sub(1);
-        count_down(&mut counts.arrivals, self.1);
+        self.0.counts().strangers.remove(self.1);
     }
 }
 
-fn count_down(map: &mut HashMap<IpAddr, usize>, address: IpAddr) {
+pub(super) fn count_down(map: &mut HashMap<IpAddr, usize>, address: IpAddr) {
     if let Some(count) = map.get_mut(&address) {
         *count = count.saturating_sub(1);
         if *count == 0 {
