@@ -75,8 +75,7 @@ pub(crate) struct Limits {
 struct Counts {
     connections: usize,
     strangers: Strangers,
-    enrollments: usize,
-    enrolling: HashMap<IpAddr, usize>,
+    enrolling: Strangers,
     principals: HashMap<String, Principal>,
 }
 

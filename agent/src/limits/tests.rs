@@ -85,7 +85,15 @@ fn sessions_and_enrolments_have_limits_of_their_own() {
     let one = limits.arrive(address).unwrap().enroll(address).unwrap();
     let two = limits.arrive(address).unwrap();
     assert!(two.enroll(address).is_err());
-    drop(one);
+    // Somebody from elsewhere gets the place; for one more there is none until it is free.
+    let elsewhere = ip("192.0.2.2");
+    assert!(!one.leave().is_cancelled());
+    let other = limits.arrive(elsewhere).unwrap();
+    let other = other.enroll(elsewhere).unwrap();
+    assert!(one.leave().is_cancelled() && !other.leave().is_cancelled());
+    let third = limits.arrive(address).unwrap();
+    assert!(third.enroll(address).is_err());
+    drop((one, other));
     limits.arrive(address).unwrap().enroll(address).unwrap();
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use tokio_util::sync::CancellationToken;
 
-/// All who have not proved anything, the oldest first.
+/// Those in one waiting room, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     here: BTreeMap<u64, Stranger>,
@@ -79,6 +79,11 @@ impl Strangers {
     }
 
     fn count_down(&mut self, address: IpAddr) {
-        super::places::count_down(&mut self.by_address, address);
+        if let Some(count) = self.by_address.get_mut(&address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_address.remove(&address);
+            }
+        }
     }
 }
