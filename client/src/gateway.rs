@@ -83,6 +83,8 @@ pub struct Request {
     pub target: TargetName,
     /// What to carry.
     pub kind: OpenKind,
+    /// Whether the agent is to end the pipe when the program on it has ended.
+    pub once: bool,
 }
 
 /// Names a session that is open, to open further pipes of it.
@@ -271,6 +273,7 @@ impl Gateway {
             join: None,
             approved: None,
             known_size: None,
+            once: request.once,
             client: concat!("postern ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let (mut renewed, mut fresh) = (false, false);
