@@ -74,14 +74,19 @@ pub(crate) fn pipe(input: &[u8]) {
                 ends[mine].pipe.send_ping(a.into());
             }
             5 => {}
-            6 => ends[mine].pipe.send_close(Close {
-                reason: CloseReason::Done,
-                message: None,
-                exit_status: Some(a.into()),
-                sent: 0,
-                received: 0,
-                evidence: None,
-            }),
+            // Who closes twice may have said too much at once.
+            6 if ends[mine].closed => {}
+            6 => {
+                ends[mine].closed = true;
+                ends[mine].pipe.send_close(Close {
+                    reason: CloseReason::Done,
+                    message: None,
+                    exit_status: Some(a.into()),
+                    sent: 0,
+                    received: 0,
+                    evidence: None,
+                });
+            }
             _ => {
                 honest = false;
                 let number = u64::from_be_bytes([0, 0, 0, 0, 0, 0, a & 15, b]);
@@ -104,6 +109,7 @@ struct End {
     pipe: Pipe,
     decoder: Decoder,
     sent: Vec<u8>,
+    closed: bool,
     ended: bool,
     got: Vec<u8>,
 }
@@ -114,6 +120,7 @@ impl End {
             pipe: Pipe::new(ceiling),
             decoder: Decoder::default(),
             sent: Vec::new(),
+            closed: false,
             ended: false,
             got: Vec::new(),
         }
