@@ -15,6 +15,7 @@ mod evidence;
 mod forwarding;
 mod harness;
 mod health;
+mod hostile;
 mod instance_connect;
 mod interop;
 mod listing;
