@@ -3,6 +3,7 @@
 //! Everything that counts holds a value of this module; dropping it counts down.
 
 mod places;
+mod unproved;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::pipe::{Budget, Share};
 use places::{Connection, Unproved, network};
+use unproved::Strangers;
 
 pub(crate) use places::{Arrival, Parked, Place, SessionPlace};
 
@@ -72,10 +74,8 @@ pub(crate) struct Limits {
 #[derive(Debug, Default)]
 struct Counts {
     connections: usize,
-    unauthenticated: usize,
-    arrivals: HashMap<IpAddr, usize>,
-    enrollments: usize,
-    enrolling: HashMap<IpAddr, usize>,
+    strangers: Strangers,
+    enrolling: Strangers,
     principals: HashMap<String, Principal>,
 }
 
@@ -134,25 +134,27 @@ impl Limits {
         }
     }
 
-    /// A connection was accepted.
+    /// A connection was accepted. It may be told to leave before it proved anything, so that
+    /// others find a place.
     pub(crate) fn arrive(&self, address: IpAddr) -> Result<Arrival, LimitReached> {
         let address = network(address);
         let mut counts = self.counts();
         if counts.connections >= self.ceilings.connections {
             return Err(LimitReached::Connections);
         }
-        let from_address = counts.arrivals.get(&address).copied().unwrap_or(0);
-        if counts.unauthenticated >= self.ceilings.unauthenticated
-            || from_address >= self.ceilings.unauthenticated_per_address
+        if counts.strangers.of(address) >= self.ceilings.unauthenticated_per_address
+            || !counts
+                .strangers
+                .make_room(address, self.ceilings.unauthenticated)
         {
             return Err(LimitReached::Unauthenticated);
         }
         counts.connections += 1;
-        counts.unauthenticated += 1;
-        *counts.arrivals.entry(address).or_default() += 1;
+        let (number, leave) = counts.strangers.add(address);
         Ok(Arrival {
             connection: Connection(self.clone()),
-            _unproved: Unproved(self.clone(), address),
+            _unproved: Unproved(self.clone(), number),
+            leave,
         })
     }
 
@@ -197,7 +199,7 @@ impl Limits {
     /// Connections at this moment: all, and those not authenticated.
     pub(crate) fn connections(&self) -> (usize, usize) {
         let counts = self.counts();
-        (counts.connections, counts.unauthenticated)
+        (counts.connections, counts.strangers.len())
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {

@@ -1,7 +1,8 @@
 //! What counts, held by whoever is counted; dropping it counts down.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+
+use tokio_util::sync::CancellationToken;
 
 use super::{LimitReached, Limits};
 
@@ -10,9 +11,16 @@ use super::{LimitReached, Limits};
 pub(crate) struct Arrival {
     pub(super) connection: Connection,
     pub(super) _unproved: Unproved,
+    pub(super) leave: CancellationToken,
 }
 
 impl Arrival {
+    /// Says when the place is wanted for somebody who comes from elsewhere. Nobody who proved
+    /// something has to go.
+    pub(crate) fn leave(&self) -> CancellationToken {
+        self.leave.clone()
+    }
+
     /// The peer proved to be `principal`: it counts as that from now on.
     pub(crate) fn prove(self, principal: &str) -> Result<Place, LimitReached> {
         let limits = self.connection.0.clone();
@@ -35,18 +43,19 @@ impl Arrival {
         let address = network(address);
         let limits = self.connection.0.clone();
         let mut counts = limits.counts();
-        let from_address = counts.enrolling.get(&address).copied().unwrap_or(0);
-        if counts.enrollments >= limits.ceilings.enrollments
-            || from_address >= limits.ceilings.enrollments_per_address
+        if counts.enrolling.of(address) >= limits.ceilings.enrollments_per_address
+            || !counts
+                .enrolling
+                .make_room(address, limits.ceilings.enrollments)
         {
             return Err(LimitReached::Enrollments);
         }
-        counts.enrollments += 1;
-        *counts.enrolling.entry(address).or_default() += 1;
+        let (number, leave) = counts.enrolling.add(address);
         drop(counts);
         Ok(Enrolling {
             connection: self.connection,
-            address,
+            number,
+            leave,
         })
     }
 }
@@ -99,14 +108,20 @@ impl Drop for Parked {
 #[derive(Debug)]
 pub(crate) struct Enrolling {
     connection: Connection,
-    address: IpAddr,
+    number: u64,
+    leave: CancellationToken,
+}
+
+impl Enrolling {
+    /// Says when the place is wanted for somebody who comes from elsewhere.
+    pub(crate) fn leave(&self) -> CancellationToken {
+        self.leave.clone()
+    }
 }
 
 impl Drop for Enrolling {
     fn drop(&mut self) {
-        let mut counts = self.connection.0.counts();
-        counts.enrollments = counts.enrollments.saturating_sub(1);
-        count_down(&mut counts.enrolling, self.address);
+        self.connection.0.counts().enrolling.remove(self.number);
     }
 }
 
@@ -135,22 +150,11 @@ impl Drop for Connection {
 
 /// One of those whose peer is unknown.
 #[derive(Debug)]
-pub(super) struct Unproved(pub(super) Limits, pub(super) IpAddr);
+pub(super) struct Unproved(pub(super) Limits, pub(super) u64);
 
 impl Drop for Unproved {
     fn drop(&mut self) {
-        let mut counts = self.0.counts();
-        counts.unauthenticated = counts.unauthenticated.saturating_sub(1);
-        count_down(&mut counts.arrivals, self.1);
-    }
-}
-
-fn count_down(map: &mut HashMap<IpAddr, usize>, address: IpAddr) {
-    if let Some(count) = map.get_mut(&address) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            map.remove(&address);
-        }
+        self.0.counts().strangers.remove(self.1);
     }
 }
 

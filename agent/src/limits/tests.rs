@@ -25,9 +25,30 @@ fn strangers_are_limited_by_address_and_in_all() {
         limits.arrive(ip("192.0.2.1")).unwrap_err(),
         LimitReached::Unauthenticated
     );
-    let _c = limits.arrive(ip("2001:db8::1")).unwrap();
-    assert!(limits.arrive(ip("192.0.2.3")).is_err(), "three in all");
+    let c = limits.arrive(ip("2001:db8::1")).unwrap();
     drop(b);
+    limits.arrive(ip("192.0.2.1")).unwrap();
+    assert!(!c.leave().is_cancelled());
+}
+
+#[test]
+fn a_flood_of_strangers_crowds_out_itself_and_nobody_else() {
+    let limits = limits();
+    let a = limits.arrive(ip("192.0.2.1")).unwrap();
+    let b = limits.arrive(ip("192.0.2.1")).unwrap();
+    let c = limits.arrive(ip("192.0.2.2")).unwrap();
+    let d = limits.arrive(ip("192.0.2.3")).unwrap();
+    let gone = [&a, &b, &c, &d].map(|one| one.leave().is_cancelled());
+    assert_eq!(gone, [true, false, false, false], "the oldest of the crowd");
+    // Until it is gone it has its place: those on their way out are bounded too.
+    assert!(limits.arrive(ip("192.0.2.4")).is_err());
+    assert_eq!(limits.connections(), (4, 4));
+    drop(a);
+    assert_eq!(limits.connections(), (3, 3));
+    // Nobody has more than a fourth address would have.
+    assert!(limits.arrive(ip("192.0.2.2")).is_err());
+    drop((b, c, d));
+    assert_eq!(limits.connections(), (0, 0));
     limits.arrive(ip("192.0.2.1")).unwrap();
 }
 
@@ -64,7 +85,15 @@ fn sessions_and_enrolments_have_limits_of_their_own() {
     let one = limits.arrive(address).unwrap().enroll(address).unwrap();
     let two = limits.arrive(address).unwrap();
     assert!(two.enroll(address).is_err());
-    drop(one);
+    // Somebody from elsewhere gets the place; for one more there is none until it is free.
+    let elsewhere = ip("192.0.2.2");
+    assert!(!one.leave().is_cancelled());
+    let other = limits.arrive(elsewhere).unwrap();
+    let other = other.enroll(elsewhere).unwrap();
+    assert!(one.leave().is_cancelled() && !other.leave().is_cancelled());
+    let third = limits.arrive(address).unwrap();
+    assert!(third.enroll(address).is_err());
+    drop((one, other));
     limits.arrive(address).unwrap().enroll(address).unwrap();
 }
 
