@@ -1,4 +1,4 @@
-//! What a measurement costs: CPU seconds and resident memory of processes, from /proc.
+//! What a measurement costs: CPU seconds, memory, descriptors and threads of processes, from /proc.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,31 +36,17 @@ pub fn private_memory(pid: u32) -> Result<u64> {
     Ok(field("Private_Clean:") + field("Private_Dirty:"))
 }
 
-/// The median, the smallest and the largest of some measurements.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Spread {
-    /// Half are below.
-    pub median: f64,
-    /// The smallest.
-    pub min: f64,
-    /// The largest.
-    pub max: f64,
+/// Open descriptors of `pid`.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
-impl Spread {
-    /// Of at least one value.
-    pub fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_by(f64::total_cmp);
-        let median = *values.get(values.len() / 2)?;
-        Some(Self {
-            median,
-            min: *values.first()?,
-            max: *values.last()?,
-        })
-    }
+/// Threads of `pid`.
+pub fn threads(pid: u32) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/task"))?.count())
 }
 
-/// Processes below `ancestor` (its children, theirs, …) whose name is `name`.
+/// Processes below `ancestor` (its children, theirs, …) whose name begins with `name`.
 pub fn descendants_named(ancestor: u32, name: &str) -> Result<Vec<u32>> {
     let mut processes = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -93,7 +79,7 @@ pub fn descendants_named(ancestor: u32, name: &str) -> Result<Vec<u32>> {
     while let Some(parent) = family.pop() {
         for (pid, _, command) in processes.iter().filter(|(_, of, _)| *of == parent) {
             family.push(*pid);
-            if command == name {
+            if command.starts_with(name) {
                 found.push(*pid);
             }
         }
