@@ -181,6 +181,7 @@ impl Keys {
             Some(public) => public.0.to_vec(),
             None => vec![],
         };
+        let log_public = |key: &str| ca::log::public_key(key).unwrap_or_default();
         let mut keys = vec![
             (
                 name::SERVER_KEY,
@@ -266,15 +267,6 @@ pub fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, KeyF
 fn public_key_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Some(parsed.public_key().subject_public_key.data.to_vec())
-}
-
-/// The 32 bytes of an Ed25519 verifier key.
-fn log_public(verifier_key: &str) -> Vec<u8> {
-    use base64::Engine as _;
-    let encoded = verifier_key.rsplit('+').next().unwrap_or_default();
-    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded);
-    // The first byte is the algorithm.
-    bytes.unwrap_or_default().into_iter().skip(1).collect()
 }
 
 fn distinct(keys: &[(&'static str, Vec<u8>)]) -> Result<(), KeyFault> {

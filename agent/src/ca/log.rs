@@ -63,6 +63,16 @@ pub fn verifier_key(text: &str) -> Result<String, CaError> {
     Ok(format!("{name}+{id:08x}+{}", STANDARD.encode(public)))
 }
 
+/// The 32 bytes of a verifier key. Base64 may hold a `+` of its own, so fields are counted from
+/// the front.
+pub fn public_key(verifier_key: &str) -> Option<Vec<u8>> {
+    let key = verifier_key.splitn(3, '+').nth(2)?;
+    match STANDARD.decode(key).ok()?.as_slice() {
+        [ALGORITHM, public @ ..] => Some(public.to_vec()),
+        _ => None,
+    }
+}
+
 fn prefixed(key: &[u8]) -> Vec<u8> {
     let mut bytes = vec![ALGORITHM];
     bytes.extend_from_slice(key);
@@ -84,6 +94,19 @@ mod tests {
         assert!(verifier.verify(b"tree", &signature));
         assert!(!verifier.verify(b"wood", &signature));
         assert_eq!(verifier_key(&secret).unwrap(), public);
+    }
+
+    #[test]
+    fn a_verifier_key_is_read_whatever_base64_writes() {
+        let agent: AgentId = "bastion-1".parse().unwrap();
+        for last in 0..=255 {
+            let public = [[0xfb; 31].as_slice(), &[last]].concat();
+            let key = format!("{agent}+0badcafe+{}", STANDARD.encode(prefixed(&public)));
+            assert!(key.split('+').count() > 3, "{key}");
+            assert_eq!(public_key(&key), Some(public));
+        }
+        assert_eq!(public_key("bastion-1+0badcafe+AvvvvA=="), None);
+        assert_eq!(public_key("bastion-1+0badcafe"), None);
     }
 
     #[test]
