@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::pipe::{Budget, Share};
@@ -66,6 +67,8 @@ pub(crate) enum LimitReached {
 pub(crate) struct Limits {
     ceilings: Arc<Ceilings>,
     counts: Arc<Mutex<Counts>>,
+    // Told when an enrolment is over.
+    enrolled: Arc<Notify>,
     kept: Share,
 }
 
@@ -130,6 +133,7 @@ impl Limits {
         Self {
             ceilings: Arc::new(ceilings),
             counts: Arc::default(),
+            enrolled: Arc::default(),
             kept: Share::new(KEPT),
         }
     }
@@ -154,6 +158,19 @@ impl Limits {
             connection: Connection(self.clone()),
             _unproved: Unproved(self.clone(), address),
         })
+    }
+
+    /// Takes a place for an enrolment, if one is free.
+    fn enroll(&self, address: IpAddr) -> bool {
+        let mut counts = self.counts();
+        let from_address = counts.enrolling.get(&address).copied().unwrap_or(0);
+        let free = counts.enrollments < self.ceilings.enrollments
+            && from_address < self.ceilings.enrollments_per_address;
+        if free {
+            counts.enrollments += 1;
+            *counts.enrolling.entry(address).or_default() += 1;
+        }
+        free
     }
 
     /// A session of `principal` is about to open.

@@ -179,7 +179,8 @@ impl Server {
         source: SocketAddr,
         arrival: Arrival,
     ) {
-        let _enrolling = match arrival.enroll(source.ip()) {
+        let patience = self.core.patience.handshake;
+        let _enrolling = match arrival.enroll(source.ip(), patience).await {
             Ok(enrolling) => enrolling,
             Err(limit) => return self.core.strangers.note(source.ip(), limit_kind(limit)),
         };

@@ -138,7 +138,8 @@ impl Lab {
                 )
             }
             None => {
-                let shell = shell::start(listener, &prepared.ssh_user_ca, pushed, Answers::Processes)?;
+                let shell =
+                    shell::start(listener, &prepared.ssh_user_ca, pushed, Answers::Processes)?;
                 (Flavor::Own, WebHost::Own(shell))
             }
         };

@@ -2,6 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
 
 use super::{LimitReached, Limits};
 
@@ -30,24 +34,32 @@ impl Arrival {
         })
     }
 
-    /// The peer wants to enrol: it has longer, but there are fewer places.
-    pub(crate) fn enroll(self, address: IpAddr) -> Result<Enrolling, LimitReached> {
+    /// The peer wants to enrol: it has longer, but there are fewer places. When all are taken it
+    /// waits for one, for so long, and counts as a stranger meanwhile: people who log in at the
+    /// same moment are served one after the other.
+    pub(crate) async fn enroll(
+        self,
+        address: IpAddr,
+        patience: Duration,
+    ) -> Result<Enrolling, LimitReached> {
         let address = network(address);
         let limits = self.connection.0.clone();
-        let mut counts = limits.counts();
-        let from_address = counts.enrolling.get(&address).copied().unwrap_or(0);
-        if counts.enrollments >= limits.ceilings.enrollments
-            || from_address >= limits.ceilings.enrollments_per_address
-        {
-            return Err(LimitReached::Enrollments);
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut left = pin!(limits.enrolled.notified());
+            // From here on nobody's leaving is missed.
+            left.as_mut().enable();
+            if limits.enroll(address) {
+                let connection = self.connection;
+                return Ok(Enrolling {
+                    connection,
+                    address,
+                });
+            }
+            if timeout_at(deadline, left).await.is_err() {
+                return Err(LimitReached::Enrollments);
+            }
         }
-        counts.enrollments += 1;
-        *counts.enrolling.entry(address).or_default() += 1;
-        drop(counts);
-        Ok(Enrolling {
-            connection: self.connection,
-            address,
-        })
     }
 }
 
@@ -107,6 +119,8 @@ impl Drop for Enrolling {
         let mut counts = self.connection.0.counts();
         counts.enrollments = counts.enrollments.saturating_sub(1);
         count_down(&mut counts.enrolling, self.address);
+        drop(counts);
+        self.connection.0.enrolled.notify_waiters();
     }
 }
 

@@ -1,3 +1,7 @@
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use super::*;
 
 fn limits() -> Limits {
@@ -52,20 +56,38 @@ fn who_proved_an_identity_no_longer_counts_as_a_stranger() {
 }
 
 #[test]
-fn sessions_and_enrolments_have_limits_of_their_own() {
+fn sessions_have_a_limit_of_their_own() {
     let limits = limits();
     let session = limits.session("x").unwrap();
     assert_eq!(limits.session("x").unwrap_err(), LimitReached::Sessions(1));
     limits.session("y").unwrap();
     drop(session);
     limits.session("x").unwrap();
+}
 
-    let address = ip("192.0.2.1");
-    let one = limits.arrive(address).unwrap().enroll(address).unwrap();
-    let two = limits.arrive(address).unwrap();
-    assert!(two.enroll(address).is_err());
+#[tokio::test]
+async fn an_enrolment_waits_for_its_turn_as_long_as_it_may() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let limits = limits();
+    let (here, there) = (ip("192.0.2.1"), ip("192.0.2.2"));
+    let one = limits.arrive(here).unwrap().enroll(here, PATIENCE).await;
+    let two = limits.arrive(there).unwrap();
+    let refused = two.enroll(there, Duration::ZERO).await.unwrap_err();
+    assert_eq!(refused, LimitReached::Enrollments);
+    assert_eq!(limits.connections(), (1, 0), "who gave up counts no more");
+
+    let two = limits.arrive(there).unwrap();
+    let mut waiting = pin!(two.enroll(there, PATIENCE));
+    let waits = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
+    assert!(waits.await);
+    assert_eq!(
+        limits.connections(),
+        (2, 1),
+        "who waits is a stranger still"
+    );
     drop(one);
-    limits.arrive(address).unwrap().enroll(address).unwrap();
+    drop(waiting.await.unwrap());
+    assert_eq!(limits.connections(), (0, 0));
 }
 
 #[test]

@@ -56,7 +56,16 @@ pub async fn run(lab: &Lab, plan: Plan, part: &mut Part) -> Result<()> {
             }
         }
     }
-    let [cat_down, cat_up, ssh_down, ssh_up, scp_down, scp_up, jump_down, jump_up] = rates;
+    let [
+        cat_down,
+        cat_up,
+        ssh_down,
+        ssh_up,
+        scp_down,
+        scp_up,
+        jump_down,
+        jump_up,
+    ] = rates;
     for (what, path, rates) in [
         ("connect -- cat, down", "postern", cat_down),
         ("connect -- cat, down", "ssh -J", ssh_down),

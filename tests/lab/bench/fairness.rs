@@ -40,13 +40,16 @@ pub async fn run(lab: &Lab, shells: usize, part: &mut Part) -> Result<()> {
     part.add("bulk tunnel, alone", "postern", 0, "MB/s", alone);
     let echoes = type_on(&mut crowd, shells).await?;
     part.add("keystroke echo, no bulk", "postern", 0, "ms", echoes);
-    let moving = AbortOnDropHandle::new(tokio::spawn(rates(
-        local,
-        Duration::from_secs(SECONDS),
-    )));
+    let moving = AbortOnDropHandle::new(tokio::spawn(rates(local, Duration::from_secs(SECONDS))));
     let echoes = type_on(&mut crowd, shells).await?;
     part.add("keystroke echo, beside bulk", "postern", 0, "ms", echoes);
-    part.add("bulk tunnel, beside typing", "postern", 0, "MB/s", moving.await??);
+    part.add(
+        "bulk tunnel, beside typing",
+        "postern",
+        0,
+        "MB/s",
+        moving.await??,
+    );
     crowd.leave().await
 }
 

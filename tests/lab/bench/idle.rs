@@ -67,7 +67,13 @@ async fn shells(lab: &Lab, count: usize, part: &mut Part) -> Result<()> {
     let after = cost::private_memory(agent)?;
     let row = "agent memory, idle shell";
     part.add(row, "postern", 0, "KiB", each(before, after, count));
-    part.add("client memory, a shell", "postern", 0, "KiB", sizes(&shells)?);
+    part.add(
+        "client memory, a shell",
+        "postern",
+        0,
+        "KiB",
+        sizes(&shells)?,
+    );
     Ok(())
 }
 

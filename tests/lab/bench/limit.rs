@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, SupportedCipherSuite};
+use rustls::{
+    ClientConfig, ClientConnection, ServerConfig, ServerConnection, SupportedCipherSuite,
+};
 use rustls_pki_types::ServerName;
 
 use super::measure::Plan;
@@ -43,7 +45,13 @@ pub async fn run(plan: Plan, part: &mut Part) -> Result<()> {
             .iter()
             .map(|ends| (ends.seal + ends.open).as_secs_f64() / gib)
             .collect();
-        part.add("seal and open", name, 0, "MB/s", rates(|ends| ends.seal + ends.open));
+        part.add(
+            "seal and open",
+            name,
+            0,
+            "MB/s",
+            rates(|ends| ends.seal + ends.open),
+        );
         part.add("seal", name, 0, "MB/s", rates(|ends| ends.seal));
         part.add("open", name, 0, "MB/s", rates(|ends| ends.open));
         part.add("seal and open, CPU", name, 0, "s/GiB", costs);

@@ -49,10 +49,7 @@ pub async fn run(lab: &Lab, sizes: Sizes, part: &mut Part) -> Result<()> {
     let mut crowd = Crowd::gather(lab, "scale", people, service.address.port(), &doors).await?;
     crowd.log_in().await?.flawless()?;
     // One each: what a person costs, and what the first session warms up, is not a session's.
-    crowd
-        .open(Kind::Tunnel, people, 4)
-        .await?
-        .flawless()?;
+    crowd.open(Kind::Tunnel, people, 4).await?.flawless()?;
     crowd.open(Kind::Shell, 1, 1).await?.flawless()?;
     let both = Both {
         agent,
@@ -74,7 +71,7 @@ pub async fn run(lab: &Lab, sizes: Sizes, part: &mut Part) -> Result<()> {
         let before = both.memory()?;
         let started = Instant::now();
         let opened = crowd.open(kind, count, AT_ONCE).await?;
-        let rate = opened.open as f64 / started.elapsed().as_secs_f64();
+        let rate = count as f64 / started.elapsed().as_secs_f64();
         let opened = opened.flawless()?;
         let row = format!("to the first byte, {name}");
         part.add(&row, "postern", 0, "ms", opened.of("first byte"));
@@ -83,10 +80,7 @@ pub async fn run(lab: &Lab, sizes: Sizes, part: &mut Part) -> Result<()> {
         // Acknowledgements and caches settle first.
         tokio::time::sleep(QUIET / 3).await;
         let after = both.memory()?;
-        for (side, before, after) in [
-            ("agent", before.0, after.0),
-            ("client", before.1, after.1),
-        ] {
+        for (side, before, after) in [("agent", before.0, after.0), ("client", before.1, after.1)] {
             let each = after.saturating_sub(before) as f64 / count as f64;
             let row = format!("{side} memory, idle {name}");
             part.add(&row, "postern", 0, "KiB", vec![each]);
@@ -98,7 +92,13 @@ pub async fn run(lab: &Lab, sizes: Sizes, part: &mut Part) -> Result<()> {
     part.add("agent memory, all of it", "postern", 0, "MiB", vec![total]);
     let descriptors = cost::descriptors(agent)? as f64;
     part.add("agent descriptors", "postern", 0, "", vec![descriptors]);
-    part.add("agent threads", "postern", 0, "", vec![cost::threads(agent)? as f64]);
+    part.add(
+        "agent threads",
+        "postern",
+        0,
+        "",
+        vec![cost::threads(agent)? as f64],
+    );
     crowd.leave().await?;
     // What is left when everybody is gone.
     tokio::time::sleep(QUIET / 3).await;
@@ -120,10 +120,7 @@ async fn active(crowd: &mut Crowd, both: &Both, count: usize, part: &mut Part) -
         return Ok(());
     }
     console::note(&format!("{count} active tunnels besides"));
-    crowd
-        .open(Kind::Tunnel, count, AT_ONCE)
-        .await?
-        .flawless()?;
+    crowd.open(Kind::Tunnel, count, AT_ONCE).await?.flawless()?;
     let typing = Order::Type {
         kind: Kind::Tunnel,
         count,

@@ -46,10 +46,7 @@ pub async fn run(lab: &Lab, lasting: Duration, part: &mut Part) -> Result<()> {
     let (mut served, mut failed, mut echoes) = (TUNNELS + SHELLS, 0, Vec::new());
     while started.elapsed() < lasting {
         let round = Instant::now();
-        for (kind, count) in [
-            (Kind::Tunnel, COMING_TUNNELS),
-            (Kind::Shell, COMING_SHELLS),
-        ] {
+        for (kind, count) in [(Kind::Tunnel, COMING_TUNNELS), (Kind::Shell, COMING_SHELLS)] {
             let opened = crowd.open(kind, count, 2).await?;
             let typed = Order::Type {
                 kind,
@@ -116,8 +113,7 @@ impl Watched {
             let values = points.iter().map(|point| point.1).collect();
             part.add(what, "postern", 0, unit, values);
             let warm = took.as_secs_f64() * WARM;
-            let settled: Vec<(f64, f64)> =
-                points.iter().filter(|p| p.0 >= warm).copied().collect();
+            let settled: Vec<(f64, f64)> = points.iter().filter(|p| p.0 >= warm).copied().collect();
             if let Some(slope) = slope(&settled).filter(|_| took >= LEAST) {
                 let unit = format!("{unit}/h");
                 let name = format!("{what}, slope");

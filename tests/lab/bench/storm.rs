@@ -34,7 +34,13 @@ pub async fn run(lab: &Lab, clients: usize, part: &mut Part) -> Result<()> {
     let port = service.address.port();
     let mut crowd = Crowd::gather(lab, "storm", clients, port, &doors).await?;
     let logins = crowd.log_in().await?.flawless()?;
-    part.add("login at AWS, 16 at once", "postern", 0, "ms", logins.of("login"));
+    part.add(
+        "login at AWS, 16 at once",
+        "postern",
+        0,
+        "ms",
+        logins.of("login"),
+    );
     let agent = lab.agent.pid().context("the agent is not running")?;
     let (cpu, started) = (cost::cpu(agent)?, Instant::now());
     let stormed = crowd.order(&Order::Storm, DEADLINE).await?;
@@ -49,7 +55,13 @@ pub async fn run(lab: &Lab, clients: usize, part: &mut Part) -> Result<()> {
     part.add("all served", "postern", 0, "ms", vec![took]);
     let each = used.as_secs_f64() * 1e3 / clients as f64;
     part.add("agent CPU for each", "postern", 0, "ms", vec![each]);
-    part.add("turned away", "postern", 0, "", vec![stormed.failed() as f64]);
+    part.add(
+        "turned away",
+        "postern",
+        0,
+        "",
+        vec![stormed.failed() as f64],
+    );
     for (why, count) in &stormed.failures {
         console::note(&format!("turned away, {count}: {why}"));
     }
