@@ -60,9 +60,10 @@ pub struct Arguments {
     /// performance.svg.
     #[arg(long, value_name = "FOLDER")]
     docs: Option<PathBuf>,
-    /// Measure nothing: take the figures from this JSON (with --docs, or to print them).
+    /// Measure nothing: take the figures from this JSON (with --docs, or to print them). Of several
+    /// files, each renews the sections that it has.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "json"])]
-    from: Option<PathBuf>,
+    from: Vec<PathBuf>,
     /// Runs per row; medians are shown.
     #[arg(long, default_value_t = 5)]
     runs: usize,
@@ -142,7 +143,7 @@ impl Section {
 impl Arguments {
     /// Whether a lab is needed at all.
     pub fn measures(&self) -> bool {
-        self.from.is_none()
+        self.from.is_empty()
     }
 
     /// The lab that is measured.
@@ -158,10 +159,12 @@ impl Arguments {
     }
 }
 
-/// Prints what a file tells, and makes the page of it where that was asked for.
+/// Prints what files tell, and makes the page of it where that was asked for.
 pub fn show(arguments: &Arguments) -> Result<()> {
-    let from = arguments.from.as_ref().context("no file to show")?;
-    let report = Report::read(from)?;
+    let mut report = Report::default();
+    for file in &arguments.from {
+        report.renew(Report::read(file)?.parts);
+    }
     for part in &report.parts {
         part.print();
     }

@@ -30,7 +30,7 @@ pub const ARGUMENT: &str = "bench-crowd";
 /// What a policy of the lab lets everybody do while it is measured.
 const POLICY: &str = "\n@id(\"crowd\")\n\
     permit (principal, action in [Action::\"connect\", Action::\"tunnel\"], resource);\n";
-const FAREWELL: Duration = Duration::from_secs(60);
+const FAREWELL: Duration = Duration::from_secs(300);
 
 /// The lab that a crowd needs.
 pub fn options() -> Options {

@@ -133,7 +133,10 @@ impl Part {
             let ratio = row
                 .ratio
                 .map_or_else(String::new, |ratio| format!("{ratio:.2}x"));
-            let range = |from, to| format!("{} .. {}", number(from), number(to));
+            let range = |from, to| match row.value.count {
+                1 => String::new(),
+                _ => format!("{} .. {}", number(from), number(to)),
+            };
             console::answer(&format!(
                 "{:<40} {:>3} ms {:<20} {:>10} {:>18} {:>18} {:>10} {:>9}",
                 format!("{} [{}]", row.what, row.unit),

@@ -18,8 +18,8 @@ use crate::console;
 
 /// Logins at one time: AWS is not what is measured.
 const LOGINS: usize = 16;
-/// Farewells at one time.
-const FAREWELLS: usize = 64;
+/// Farewells at one time: each is a further connection, and one address may have so many.
+const FAREWELLS: usize = 32;
 
 /// Serves until its orders end.
 pub async fn serve() -> Result<()> {

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use postern::gateway::{Gateway, Opened, Request};
+use postern::http::Client;
 use postern::pipe::{self, Early};
 use postern::ssh::link::Link;
 use postern::ssh::shell::{self, Job, Streams, TerminalRequest};
 use postern::ssh::terminal::Size;
 use postern_proto::gateway::message::{CloseReason, OpenKind};
+use postern_proto::names::SessionId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,6 +29,8 @@ const CLOSING: Duration = Duration::from_secs(30);
 pub(super) struct Session {
     near: DuplexStream,
     task: AbortOnDropHandle<()>,
+    // A tunnel's session would wait for a further connection, as that of `postern forward`.
+    waits: Option<(Arc<Gateway>, SessionId)>,
 }
 
 impl Session {
@@ -55,6 +59,7 @@ impl Session {
         // The service is asked to echo (see `bulk`), and given the first byte.
         let mut early = Early::said(b"e\0\0\0\0\0\0\0\0x");
         let opened = gateway.open(&request, &mut early).await?;
+        let waits = Some((Arc::clone(gateway), opened.granted.session));
         let (near, mut far) = duplex(LOCAL);
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let Opened { mut wire, .. } = opened;
@@ -63,7 +68,7 @@ impl Session {
             }
             wire.farewell(CloseReason::Done).await;
         }));
-        Ok(Self { near, task })
+        Ok(Self { near, task, waits })
     }
 
     async fn shell(gateway: &Arc<Gateway>, setup: &Setup) -> Result<Self> {
@@ -98,7 +103,8 @@ impl Session {
             }
             drop(link.close().await);
         }));
-        Ok(Self { near, task })
+        let waits = None;
+        Ok(Self { near, task, waits })
     }
 
     /// How long a typed byte takes to come back.
@@ -125,7 +131,12 @@ impl Session {
         let mut rest = Vec::new();
         let ended = async {
             self.near.read_to_end(&mut rest).await?;
-            self.task.await.context("the session's task")
+            self.task.await.context("the session's task")?;
+            if let Some((gateway, session)) = self.waits {
+                let mut client = Client::connect(gateway).await?;
+                client.delete(&format!("/v1/sessions/{session}")).await?;
+            }
+            Ok(())
         };
         tokio::time::timeout(CLOSING, ended)
             .await
