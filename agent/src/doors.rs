@@ -64,6 +64,8 @@ pub(crate) struct Login {
     pub(crate) user: LoginUser,
     /// What the target is told to permit.
     pub(crate) extensions: Vec<SshExtension>,
+    /// Whether the session ends with what runs in it.
+    pub(crate) once: bool,
 }
 
 /// A target's sshd that let us in.

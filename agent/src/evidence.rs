@@ -23,6 +23,7 @@ mod recording;
 mod recover;
 mod reserve;
 mod retention;
+mod settings;
 mod writer;
 
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ use claims::{Claims, Uploads};
 pub(crate) use event::{agent_event, now_ms};
 pub(crate) use handed::PieceError;
 use health::{Health, lock};
-pub use open::{LookError, OpenError, Settings, Startup, look};
+pub use open::{LookError, OpenError, Startup, look};
 use quota::Usage;
 use reader::FolderStore;
 use recorder::{Begin, Open, Queue};
@@ -50,6 +51,7 @@ use recording::Handle;
 pub use recording::Recording;
 pub(crate) use recording::WeakRecording;
 pub use recover::{LogError, hint as log_hint};
+pub use settings::Settings;
 use writer::Order;
 
 /// What leaves say of the program that wrote them.

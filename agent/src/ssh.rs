@@ -39,12 +39,13 @@ use user::LoginError;
 /// the session must end, or evidence cannot be written. Everything that the target does passes
 /// through `session`: decisions and events before a channel opens there, recordings before a byte
 /// passes. The SSH user must be the granted login user; no further proof is asked, since the pipe
-/// is the proof.
+/// is the proof. With `once` the agent ends SSH when the target has closed the last channel.
 pub async fn serve<S>(
     stream: S,
     upstream: Upstream,
     session: Arc<Session>,
     host: HostIdentity,
+    once: bool,
 ) -> SshEnd
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -70,7 +71,7 @@ where
         }
     };
     match accepted {
-        Ok(link) => relay::run(link, upstream.link, session).await,
+        Ok(link) => relay::run(link, upstream.link, session, once).await,
         Err(error) => {
             let reason = match &error {
                 LoginError::Link(link::LinkError::Transport(TransportError::Disconnected {

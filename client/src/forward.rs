@@ -97,6 +97,7 @@ impl Tunnel {
                 host: forward.host.clone(),
                 port: forward.port,
             },
+            once: false,
         };
         let first = gateway.open(&request, &mut Early::none()).await?;
         let shared = Arc::new(Shared {
@@ -216,6 +217,7 @@ impl Shared {
                 self.spares.take(),
             )
             .await;
+        self.spares.refill();
         match joined {
             Err(GatewayError::Denied(denied)) if denied.code == DenyCode::Policy => {}
             Ok(opened) => {

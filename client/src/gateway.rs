@@ -4,77 +4,35 @@
 //! other no is final. A pipe is handed out only when the evidence that came with it was accepted.
 
 mod error;
+mod identity;
+mod membership;
+mod redial;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
 use postern_proto::audit::note::Checkpoint;
 use postern_proto::gateway::message::{
-    Close, Denied, DenyCode, Granted, HexSecret, JOIN_EXPORTER, Join, Open, OpenKind, Witness,
-    join_proof, open_hash,
+    Close, Denied, DenyCode, Granted, Open, OpenKind, open_hash,
 };
 use postern_proto::gateway::resume::Claim;
-use postern_proto::names::{SessionId, TargetName};
+use postern_proto::names::TargetName;
 use tokio::sync::watch;
 
 use crate::config::AgentProfile;
 use crate::context::Context;
 use crate::error::Error as UserError;
-use crate::identity::{self, ClientCertificate, IdentityError};
-use crate::pipe::line::{Dialled, Line, Redial};
+use crate::identity::ClientCertificate;
+use crate::pipe::line::Line;
 use crate::pipe::outage::{Away, Outages};
 use crate::pipe::{self, Answer, Early, PipeError, Wire};
 use crate::transport::{Connection, Dialer, TransportError};
 use crate::witness::Memory;
 
 pub use error::GatewayError;
-
-/// Where certificates and fresh codes come from.
-pub trait Identity: Send + Sync {
-    /// A certificate for the agent; a new one when the kept one was `refused`.
-    fn certified<'a>(
-        &'a self,
-        agent: &'a AgentProfile,
-        refused: Option<&'a ClientCertificate>,
-    ) -> BoxFuture<'a, Result<ClientCertificate, IdentityError>>;
-
-    /// Has the agent approve the one `Open` that was denied for want of a fresh code.
-    fn step_up<'a>(
-        &'a self,
-        agent: &'a AgentProfile,
-        certificate: &'a ClientCertificate,
-        denied: &'a Denied,
-    ) -> BoxFuture<'a, Result<(), IdentityError>>;
-}
-
-/// The identity of `postern login`.
-impl Identity for Context {
-    fn certified<'a>(
-        &'a self,
-        agent: &'a AgentProfile,
-        refused: Option<&'a ClientCertificate>,
-    ) -> BoxFuture<'a, Result<ClientCertificate, IdentityError>> {
-        match refused {
-            None => Box::pin(identity::certified(self, agent)),
-            Some(_) => Box::pin(identity::certified_anew(self, agent)),
-        }
-    }
-
-    fn step_up<'a>(
-        &'a self,
-        agent: &'a AgentProfile,
-        certificate: &'a ClientCertificate,
-        denied: &'a Denied,
-    ) -> BoxFuture<'a, Result<(), IdentityError>> {
-        Box::pin(async move {
-            identity::step_up(self, agent, certificate, denied)
-                .await
-                .map(drop)
-        })
-    }
-}
+pub use identity::Identity;
+pub use membership::Membership;
 
 /// What a person asks for.
 #[derive(Debug, Clone)]
@@ -83,36 +41,8 @@ pub struct Request {
     pub target: TargetName,
     /// What to carry.
     pub kind: OpenKind,
-}
-
-/// Names a session that is open, to open further pipes of it.
-#[derive(Clone)]
-pub struct Membership {
-    session: SessionId,
-    secret: HexSecret,
-    evidence: Witness,
-    seen: Checkpoint,
-}
-
-impl Membership {
-    /// The session.
-    pub fn id(&self) -> SessionId {
-        self.session
-    }
-
-    /// A further pipe brought newer evidence of the same event.
-    pub(crate) fn renew(&mut self, opened: &Opened) {
-        self.evidence.clone_from(&opened.granted.evidence);
-        self.seen.clone_from(&opened.seen);
-    }
-
-    /// Whether `evidence` states what was accepted already. A consistency proof says how it was
-    /// reached, and from the same state there is none.
-    fn rests_on(&self, evidence: &Witness) -> bool {
-        self.evidence.checkpoint == evidence.checkpoint
-            && self.evidence.leaf == evidence.leaf
-            && self.evidence.leaf_hash == evidence.leaf_hash
-    }
+    /// Whether the agent is to end the pipe when the program on it has ended.
+    pub once: bool,
 }
 
 /// A pipe that runs.
@@ -128,12 +58,7 @@ pub struct Opened {
 impl Opened {
     /// What further pipes of this session need.
     pub fn membership(&self) -> Membership {
-        Membership {
-            session: self.granted.session,
-            secret: self.granted.secret.clone(),
-            evidence: self.granted.evidence.clone(),
-            seen: self.seen.clone(),
-        }
+        Membership::of(self)
     }
 }
 
@@ -271,6 +196,7 @@ impl Gateway {
             join: None,
             approved: None,
             known_size: None,
+            once: request.once,
             client: concat!("postern ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let (mut renewed, mut fresh) = (false, false);
@@ -292,7 +218,7 @@ impl Gateway {
             };
             match answer {
                 Ok(Answer::Granted(granted, wire)) => {
-                    if session.is_some_and(|session| session.session != granted.session) {
+                    if session.is_some_and(|session| session.id() != granted.session) {
                         return Err(self.contradiction("the pipe is of another session"));
                     }
                     return self.accept(*granted, wire, known.as_ref(), request, session);
@@ -368,7 +294,7 @@ impl Gateway {
         }
         let seen = match session {
             // A further pipe rests on the event of its session's grant, which was accepted.
-            Some(session) if session.rests_on(&granted.evidence) => session.seen.clone(),
+            Some(session) if session.rests_on(&granted.evidence) => session.seen().clone(),
             _ => self.memory.accept(&granted.evidence, known)?,
         };
         if let Some(line) = self.line(&granted) {
@@ -445,64 +371,5 @@ impl Gateway {
 
     fn current(&self) -> Arc<Access> {
         Arc::clone(&self.access.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Redial<Connection> for Gateway {
-    fn dial(&self) -> BoxFuture<'static, Result<Dialled<Connection>, String>> {
-        let access = self.current();
-        let me = self.me.clone();
-        Box::pin(async move {
-            match access.dialer.pipe().await {
-                Ok(stream) => match exporter(&stream) {
-                    Some(exporter) => Ok(Dialled { stream, exporter }),
-                    None => Err("TLS gave no exporter".to_owned()),
-                },
-                Err(error) => {
-                    if error.wants_new_certificate()
-                        && let Some(gateway) = me.upgrade()
-                    {
-                        gateway.renew_quietly(&access).await?;
-                    }
-                    Err(error.to_string())
-                }
-            }
-        })
-    }
-
-    fn renew(&self) -> BoxFuture<'static, Result<(), String>> {
-        let (access, me) = (self.current(), self.me.clone());
-        Box::pin(async move {
-            match me.upgrade() {
-                Some(gateway) => gateway.renew_quietly(&access).await,
-                None => Ok(()),
-            }
-        })
-    }
-}
-
-impl Gateway {
-    async fn renew_quietly(&self, refused: &Arc<Access>) -> Result<(), String> {
-        let renewed = self.renew_by(&*self.quiet, refused).await;
-        renewed.map_err(|error| error.to_string())
-    }
-}
-
-fn exporter(connection: &Connection) -> Option<[u8; 32]> {
-    connection
-        .get_ref()
-        .1
-        .export_keying_material([0; 32], JOIN_EXPORTER, None)
-        .ok()
-}
-
-impl Membership {
-    fn prove(&self, connection: &Connection) -> Option<Join> {
-        let exporter = exporter(connection)?;
-        let secret = self.secret.bytes()?;
-        Some(Join {
-            session: self.session,
-            proof: join_proof(&secret, &exporter, self.session),
-        })
     }
 }

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use postern_proto::audit::event::{Event, Fact, RecordingDigest};
 use postern_proto::audit::note::{LogIdentity, LogSigner, NoteError, sign_key_change};
@@ -13,7 +12,7 @@ use postern_proto::audit::ocsf;
 use postern_proto::names::{AgentId, SessionId};
 use postern_proto::recording::RecordingName;
 use rustix::fs::{FlockOperation, flock};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use tokio::sync::{mpsc, watch};
 
 use super::auditors::Auditors;
@@ -27,68 +26,12 @@ use super::recorder::{Queue, Recorder};
 use super::recover::{self, LogError, OpenSessions};
 use super::reserve::Reserve;
 use super::writer::{QUEUE, Writer};
-use super::{Evidence, EvidenceError, Shared, Threads, VERSION, disk, handed};
+use super::{Evidence, EvidenceError, Settings, Shared, Threads, VERSION, disk, handed};
 
-const MIB: u64 = 1024 * 1024;
 /// Recorder threads: writes to the page cache rarely block, and the work is hashing and sealing.
 const RECORDERS: usize = 2;
 /// How often a log that seems broken is looked at again.
 const LOOKS: usize = 3;
-
-/// How the store is kept.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The store's folder. Made when missing.
-    pub folder: PathBuf,
-    /// The agent: the log's origin.
-    pub agent: AgentId,
-    /// The log's secret key (C2SP, `PRIVATE+KEY+…`), named like the agent.
-    pub signing_key: SecretString,
-    /// The key before, while it changes: it names the new one in the log, and both sign.
-    pub previous_key: Option<SecretString>,
-    /// The auditors' age recipients (X25519), one at least.
-    pub recipients: Vec<String>,
-    /// Bytes that must be free for a session to start.
-    pub free_floor: u64,
-    /// Recording bytes of one session.
-    pub session_quota: u64,
-    /// Recording bytes of one principal in 24 hours.
-    pub principal_quota: u64,
-    /// Whether terminals' input is recorded. It holds passwords.
-    pub record_input: bool,
-    /// Programs whose streams are recorded as digest, counts and first MiB (`rsync`, `git`, …).
-    pub bulk_programs: Vec<String>,
-    /// What a write or flush may take before the store counts as failed.
-    pub deadline: Duration,
-    /// How often the log states the length of a recording that grows: at least every 10 s, of
-    /// which some is for flush and commit.
-    pub progress: Duration,
-}
-
-impl Settings {
-    /// The defaults: 1 GiB floor, 4 GiB a session, 32 GiB a principal, no input, nothing bulk.
-    pub fn new(
-        folder: PathBuf,
-        agent: AgentId,
-        signing_key: SecretString,
-        recipients: Vec<String>,
-    ) -> Self {
-        Self {
-            folder,
-            agent,
-            signing_key,
-            previous_key: None,
-            recipients,
-            free_floor: 1024 * MIB,
-            session_quota: 4 * 1024 * MIB,
-            principal_quota: 32 * 1024 * MIB,
-            record_input: false,
-            bulk_programs: Vec::new(),
-            deadline: Duration::from_secs(1),
-            progress: Duration::from_secs(8),
-        }
-    }
-}
 
 /// What opening found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

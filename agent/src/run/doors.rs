@@ -173,10 +173,11 @@ impl SshDoor {
             self.log(event(Fact::HostKeyPinned { fingerprint })).await?;
         }
         let host = self.host_identity(&login.target)?;
+        let once = login.once;
         Ok(SshTarget {
             host_key,
             serve: Box::new(move |stream, session| {
-                ssh::serve(stream, upstream, session, host).boxed()
+                ssh::serve(stream, upstream, session, host, once).boxed()
             }),
         })
     }

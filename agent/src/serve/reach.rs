@@ -60,6 +60,7 @@ impl Attempt<'_> {
                     target: Arc::clone(target),
                     user: user.clone(),
                     extensions: self.extensions(allowed),
+                    once: self.open.once,
                 };
                 Far::Ssh((self.core.doors.ssh)(dialled.stream, login).await?)
             }

@@ -52,12 +52,18 @@ const HARD_BACKLOG: usize = 8 * 1024 * 1024;
 /// Bytes of one batch, about.
 const BATCH: usize = 128 * 1024;
 
-/// Relays until the session is over.
-pub(super) async fn run<S>(user: Link<S>, target: Link<TcpStream>, session: Arc<Session>) -> SshEnd
+/// Relays until the session is over; with `once`, that is when the target has closed the last
+/// channel and the user has been sent all of it.
+pub(super) async fn run<S>(
+    user: Link<S>,
+    target: Link<TcpStream>,
+    session: Arc<Session>,
+    once: bool,
+) -> SshEnd
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let relay = Relay::new(user.transport, target.transport, session);
+    let relay = Relay::new(user.transport, target.transport, session, once);
     relay.run(user.stream, target.stream).await
 }
 
@@ -124,6 +130,7 @@ struct Retiring {
 
 struct Relay {
     session: Arc<Session>,
+    once: bool,
     target_name: String,
     user: Side,
     target: Side,
@@ -148,7 +155,7 @@ struct Relay {
 }
 
 impl Relay {
-    fn new(user: Transport, target: Transport, session: Arc<Session>) -> Self {
+    fn new(user: Transport, target: Transport, session: Arc<Session>, once: bool) -> Self {
         Self {
             target_name: session
                 .grant()
@@ -157,6 +164,7 @@ impl Relay {
                 .as_ref()
                 .map_or_else(|| "the target".to_owned(), |target| target.name.clone()),
             session,
+            once,
             user: Side::new(user),
             target: Side::new(target),
             channels: Channels::default(),

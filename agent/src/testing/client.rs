@@ -157,6 +157,7 @@ pub(crate) fn open(port: u16) -> Open {
         join: None,
         approved: None,
         known_size: None,
+        once: false,
         client: "test".to_owned(),
     }
 }

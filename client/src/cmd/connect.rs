@@ -61,6 +61,7 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<ExitCode, Error
         let request = Request {
             target,
             kind: OpenKind::Ssh { user },
+            once: true,
         };
         let link = Link::open(gateway, &request, None).await?;
         Ok((Arc::clone(gateway), request, link))
@@ -97,7 +98,11 @@ async fn bastion(
     let forwarding = if forwards.is_empty() {
         None
     } else {
-        let open = Link::open(gateway, request, link.membership());
+        let request = Request {
+            once: false,
+            ..request.clone()
+        };
+        let open = Link::open(gateway, &request, link.membership());
         Some(forwards.start(open, context.printer).await?)
     };
     let result = on_terminal(context.printer, &mut link, &mut job, None).await;

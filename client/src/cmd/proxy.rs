@@ -45,6 +45,7 @@ pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> 
         let request = Request {
             target: target.clone(),
             kind: OpenKind::Ssh { user },
+            once: false,
         };
         let opened = gateway.open(&request, &mut Early::said(&early)).await?;
         Ok((Arc::clone(gateway), opened))
@@ -192,6 +193,7 @@ mod tests {
             kind: OpenKind::Ssh {
                 user: "ec2-user".parse().unwrap(),
             },
+            once: false,
         }
     }
 

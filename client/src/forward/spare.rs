@@ -53,24 +53,22 @@ impl Spares {
         spares
     }
 
-    /// A spare, if one is ready; the next are dialled meanwhile.
+    /// A spare, if one is ready. [`Self::refill`] comes after the connection that it is for: a
+    /// handshake at the same time would hold that up.
     pub(super) fn take(&self) -> Option<Connection> {
-        let taken = {
-            let mut pool = lock(&self.pool);
-            // What another pipe lost is likely lost here too, and would show only late.
-            pool.ready
-                .retain(|(_, born)| born.elapsed() < LIFE && self.gateway.unbroken_since(*born));
-            let taken = pool.ready.pop_front();
-            if taken.is_none() {
-                pool.wanted = (pool.wanted + 1).min(MOST);
-            }
-            taken
-        };
-        self.refill();
+        let mut pool = lock(&self.pool);
+        // What another pipe lost is likely lost here too, and would show only late.
+        pool.ready
+            .retain(|(_, born)| born.elapsed() < LIFE && self.gateway.unbroken_since(*born));
+        let taken = pool.ready.pop_front();
+        if taken.is_none() {
+            pool.wanted = (pool.wanted + 1).min(MOST);
+        }
         taken.map(|(connection, _)| connection)
     }
 
-    fn refill(&self) {
+    /// Dials what is missing.
+    pub(super) fn refill(&self) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         let mut pool = lock(&self.pool);

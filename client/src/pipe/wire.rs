@@ -349,6 +349,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire<S> {
                 .ok()?;
             let stream = self.stream.as_mut()?;
             stream.shutdown().await.ok()?;
+            if self.over {
+                return Some(()); // it said its last word
+            }
             // The agent is heard out: a socket closed over unread bytes is reset, and to the agent
             // a reset looks like a lost network, whatever was said before it.
             let mut rest = vec![0; READ];

@@ -26,6 +26,7 @@ fn request() -> Request {
         kind: OpenKind::Ssh {
             user: "ec2-user".parse().unwrap(),
         },
+        once: true,
     }
 }
 

@@ -106,6 +106,7 @@ async fn a_client_certificate_that_the_agent_refuses_asks_for_a_new_one_and_then
             host: None,
             port: 5432,
         },
+        once: false,
     };
     let Err(error) = gateway
         .open(&request, &mut crate::pipe::Early::none())

@@ -23,6 +23,10 @@ pub struct Open {
     /// prove that its log still begins with it. Not part of [`open_hash`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_size: Option<u64>,
+    /// The pipe is over when what runs on it is: with the last SSH channel that the target closes,
+    /// the agent says `Close` of its own accord, which saves a round trip.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub once: bool,
     /// The client's version, for the log.
     pub client: String,
 }
@@ -322,6 +326,7 @@ mod tests {
             join: None,
             approved: None,
             known_size: None,
+            once: false,
             client: "0.1.0".to_owned(),
         }
     }

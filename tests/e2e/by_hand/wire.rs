@@ -197,6 +197,7 @@ pub(crate) fn open_web() -> Open {
         join: None,
         approved: None,
         known_size: None,
+        once: false,
         client: "by hand".to_owned(),
     }
 }

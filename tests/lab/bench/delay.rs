@@ -1,18 +1,25 @@
 //! A TCP relay that delays every byte by a fixed time in each direction: this kernel has no netem.
+//!
+//! What TCP does on such a path it does too: the connection takes a round trip, and no more bytes
+//! are on their way unacknowledged than the buffers of sender and receiver hold. They are those that
+//! this kernel grants at most, so that "direct" is what TCP would reach, not what memory would.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 const CHUNK: usize = 64 * 1024;
-/// Chunks in flight in one direction: 64 MiB, above any bandwidth-delay product measured here.
-const IN_FLIGHT: usize = 1024;
+/// Chunks in flight in one direction. Above any window in bytes.
+const IN_FLIGHT: usize = 64 * 1024;
+/// Where the kernel does not tell: Linux's default for senders.
+const WINDOW: usize = 4 * 1024 * 1024;
 
 /// A running relay.
 pub struct DelayRelay {
@@ -94,28 +101,60 @@ async fn carry(near: TcpStream, to: SocketAddr, delay: Duration) -> std::io::Res
     Ok(())
 }
 
+/// What TCP of this kernel keeps on its way at most: its largest buffers of senders (`tcp_wmem`) and
+/// receivers (`tcp_rmem`).
+fn window() -> usize {
+    let largest = |name| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?;
+        text.split_whitespace().last()?.parse().ok()
+    };
+    let limits = [largest("tcp_wmem"), largest("tcp_rmem")];
+    limits.into_iter().flatten().min().unwrap_or(WINDOW)
+}
+
 async fn later(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     delay: Duration,
 ) -> std::io::Result<()> {
-    let (queue, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT);
+    let window = Arc::new(Semaphore::new(window().max(CHUNK)));
+    let (queue, mut due) = mpsc::channel(IN_FLIGHT);
+    let (delivered, mut acknowledged) = mpsc::channel(IN_FLIGHT);
     let read = async move {
         loop {
             let mut chunk = Vec::with_capacity(CHUNK);
             let length = from.read_buf(&mut chunk).await?;
-            if length == 0 || queue.send((Instant::now() + delay, chunk)).await.is_err() {
+            let taken = u32::try_from(length).unwrap_or(u32::MAX);
+            let Ok(taken) = Arc::clone(&window).acquire_many_owned(taken).await else {
+                return Ok(());
+            };
+            let sent = Instant::now();
+            if length == 0 || queue.send((sent, chunk, taken)).await.is_err() {
                 return Ok::<_, std::io::Error>(());
             }
         }
     };
     let write = async move {
-        while let Some((when, chunk)) = due.recv().await {
-            tokio::time::sleep_until(when).await;
+        while let Some((sent, chunk, taken)) = due.recv().await {
+            tokio::time::sleep_until(sent + delay).await;
             to.write_all(&chunk).await?;
+            if delivered
+                .send((Instant::now() + delay, taken))
+                .await
+                .is_err()
+            {
+                break;
+            }
         }
         to.shutdown().await
     };
-    tokio::try_join!(read, write)?;
+    let acknowledge = async move {
+        while let Some((when, taken)) = acknowledged.recv().await {
+            tokio::time::sleep_until(when).await;
+            drop(taken);
+        }
+        Ok(())
+    };
+    tokio::try_join!(read, write, acknowledge)?;
     Ok(())
 }

@@ -82,6 +82,7 @@ async fn a_first_host_key_is_an_event_and_a_changed_one_is_refused_and_an_event(
         target: target("web-1"),
         user: "root".parse().unwrap(),
         extensions: vec![],
+        once: false,
     };
     let (stream, first) = connected(generate("first").unwrap()).await;
     let reached = door.login(stream, login()).await;

@@ -65,6 +65,13 @@ pub(super) struct Lane {
     pub(super) fault: Option<End>,
 }
 
+impl Lane {
+    /// Whether nothing that was read waits to be passed on.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flight.is_none() && self.parked.is_none() && self.batch.messages.is_empty()
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) entries: Vec<(Recording, Entry)>,

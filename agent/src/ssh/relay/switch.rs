@@ -60,7 +60,19 @@ impl Relay {
             self.pump(way)?;
         }
         self.log_facts();
+        if self.once && self.is_done() {
+            return Err(End::new(CloseReason::Done, None));
+        }
         Ok(())
+    }
+
+    /// Whether the target has closed every channel, and the user was sent all of them.
+    fn is_done(&self) -> bool {
+        self.channels.any_opened()
+            && self.channels.all_ended()
+            && self.down.is_idle()
+            && self.user.transport.backlog() == 0
+            && !self.user.unflushed
     }
 
     fn pump(&mut self, way: Way) -> Result<(), End> {

@@ -54,7 +54,7 @@ impl Stage {
             other.authenticated();
         }
         Self {
-            relay: Relay::new(agent_to_user, agent_to_target, session),
+            relay: Relay::new(agent_to_user, agent_to_target, session, false),
             user,
             target: peer,
         }

@@ -64,6 +64,7 @@ impl Scene {
             upstream.unwrap().0,
             session("root", &host),
             host_identity(),
+            false,
         ));
         let algorithms = vec!["ssh-ed25519".to_owned()];
         let mut user = Link::new(user_end, Transport::client(algorithms).unwrap());

@@ -308,6 +308,7 @@ async fn bulk_in_both_directions_passes_between_two_russh_peers() {
         upstream,
         session("root", &target),
         host_identity(),
+        false,
     ));
     let config = Arc::<client::Config>::default();
     let mut user = within(client::connect_stream(config, user_end, RusshUser))

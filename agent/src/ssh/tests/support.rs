@@ -310,7 +310,7 @@ impl Agent {
                     let upstream =
                         connect_with(address, &target, &login, credential, &host_keys).await;
                     started.send(session.clone()).unwrap();
-                    let end = serve(stream, upstream, session, host_identity()).await;
+                    let end = serve(stream, upstream, session, host_identity(), false).await;
                     ended.send(end).ok();
                 });
             }
