@@ -7,6 +7,15 @@ use anyhow::{Context as _, Result};
 
 /// CPU time, user and system, that `pid` and its reaped children used so far.
 pub fn cpu(pid: u32) -> Result<Duration> {
+    cpu_of(pid, true)
+}
+
+/// The same without children: they may have nothing to do with what is measured.
+pub fn cpu_alone(pid: u32) -> Result<Duration> {
+    cpu_of(pid, false)
+}
+
+fn cpu_of(pid: u32, children: bool) -> Result<Duration> {
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
@@ -19,7 +28,8 @@ pub fn cpu(pid: u32) -> Result<Duration> {
         Ok(fields.get(index).context("short stat")?.parse::<u64>()?)
     };
     // utime, stime, cutime, cstime are fields 14 to 17; the name was field 2.
-    let total = ticks(11)? + ticks(12)? + ticks(13)? + ticks(14)?;
+    let reaped = if children { ticks(13)? + ticks(14)? } else { 0 };
+    let total = ticks(11)? + ticks(12)? + reaped;
     let per_second = rustix::param::clock_ticks_per_second();
     Ok(Duration::from_secs_f64(total as f64 / per_second as f64))
 }

@@ -84,7 +84,8 @@ pub async fn command(command: &mut Command) -> Result<Duration> {
 }
 
 fn used(pids: &[u32]) -> Result<Duration> {
-    let own = cost::cpu(std::process::id())?;
+    // Programs of paths before this one are our reaped children.
+    let own = cost::cpu_alone(std::process::id())?;
     pids.iter()
         .map(|pid| cost::cpu(*pid))
         .try_fold(own, |sum, one| Ok(sum + one?))

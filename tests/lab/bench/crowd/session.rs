@@ -55,6 +55,7 @@ impl Session {
                 host: None,
                 port: setup.port,
             },
+            once: false,
         };
         // The service is asked to echo (see `bulk`), and given the first byte.
         let mut early = Early::said(b"e\0\0\0\0\0\0\0\0x");
@@ -77,6 +78,7 @@ impl Session {
             kind: OpenKind::Ssh {
                 user: setup.user.parse()?,
             },
+            once: false,
         };
         let mut link = Link::open(gateway, &request, None).await?;
         let (near, far) = duplex(LOCAL);

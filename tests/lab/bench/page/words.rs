@@ -75,7 +75,9 @@ pub(super) fn about(section: Section) -> &'static str {
             "Idle tunnels, idle shells and active tunnels at once in one agent with its default \
              limits, opened by as many people as those limits need. Active ones send a byte a \
              second. *To the first byte* includes waiting for the others that open at the same \
-             time."
+             time. An agent session's memory holds its TLS tickets too. When all have ended, the \
+             allocator keeps most pages for the next sessions, and the tickets wait in their \
+             bounded store: that is what *all ended* shows."
         }
         Section::Storm => {
             "Everybody has given a code to AWS; then all clients come at the same moment with \
@@ -90,7 +92,9 @@ pub(super) fn about(section: Section) -> &'static str {
         }
         Section::Soak => {
             "People open, use and end sessions for as long as the soak lasts, beside others that \
-             stay. Slopes are those of the nearest straight line after the first fifth of the time."
+             stay. Slopes are those of the nearest straight line after the first fifth of the time. \
+             The store of TLS tickets fills during a soak: two for each connection, up to 8,192, \
+             some 3 KiB each. Nothing else is known to grow."
         }
     }
 }
