@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::pipe::{Budget, Share};
 use places::{Connection, Unproved, network};
@@ -68,6 +70,8 @@ pub(crate) enum LimitReached {
 pub(crate) struct Limits {
     ceilings: Arc<Ceilings>,
     counts: Arc<Mutex<Counts>>,
+    // Told when an enrolment is over.
+    enrolled: Arc<Notify>,
     kept: Share,
 }
 
@@ -130,6 +134,7 @@ impl Limits {
         Self {
             ceilings: Arc::new(ceilings),
             counts: Arc::default(),
+            enrolled: Arc::default(),
             kept: Share::new(KEPT),
         }
     }
@@ -145,7 +150,7 @@ impl Limits {
         if counts.strangers.of(address) >= self.ceilings.unauthenticated_per_address
             || !counts
                 .strangers
-                .make_room(address, self.ceilings.unauthenticated)
+                .make_room(address, self.ceilings.unauthenticated, 0)
         {
             return Err(LimitReached::Unauthenticated);
         }
@@ -156,6 +161,20 @@ impl Limits {
             _unproved: Unproved(self.clone(), number),
             leave,
         })
+    }
+
+    /// Takes a place for an enrolment, if one is free or the address with most of them can spare
+    /// one. The number of the place, and what tells its holder to go.
+    fn enroll(&self, address: IpAddr) -> Option<(u64, CancellationToken)> {
+        let (all, one) = (
+            self.ceilings.enrollments,
+            self.ceilings.enrollments_per_address,
+        );
+        let mut counts = self.counts();
+        let enrolling = &mut counts.enrolling;
+        // Enrolments take seconds: people who come from many places wait, and push nobody out.
+        let taken = enrolling.of(address) < one && enrolling.make_room(address, all, 1);
+        taken.then(|| enrolling.add(address))
     }
 
     /// A session of `principal` is about to open.

@@ -185,7 +185,13 @@ impl Server {
         source: SocketAddr,
         arrival: Arrival,
     ) {
-        let enrolling = match arrival.enroll(source.ip()) {
+        // Who waits for its turn is a stranger still, and may have to go as one.
+        let (leave, patience) = (arrival.leave(), self.core.patience.handshake);
+        let entered = tokio::select! {
+            entered = arrival.enroll(source.ip(), patience) => entered,
+            () = leave.cancelled() => return self.core.strangers.note(source.ip(), CROWDED_OUT),
+        };
+        let enrolling = match entered {
             Ok(enrolling) => enrolling,
             Err(limit) => return self.core.strangers.note(source.ip(), limit_kind(limit)),
         };

@@ -12,7 +12,7 @@ use crate::account::{ACCOUNT, ATTESTATION_ROLE, BASTION_USER, REGION};
 use crate::aws::Aws;
 use crate::network::Network;
 use crate::programs::Programs;
-use crate::stack::{Options, login_user};
+use crate::stack::{ECHO, Options, SSH_PORT, login_user};
 use crate::targets::sshd::write_private;
 
 const ID: &str = "bastion-1";
@@ -191,6 +191,15 @@ impl AgentSetup<'_> {
         set("evidence.recipients", recipients.into())?;
         // The lab lives in a temporary folder, which may be small.
         set("evidence.free_floor", "16MiB".into())?;
+        if self.options.echo {
+            let file = self.folder.join("inventory.toml");
+            let address = self.network.echo();
+            let entry = format!(
+                "[[target]]\nname = \"{ECHO}\"\naddress = \"{address}\"\nssh_port = {SSH_PORT}\n"
+            );
+            std::fs::write(&file, entry)?;
+            set("inventory.file", file.display().to_string().into())?;
+        }
         for (path, value) in &self.options.agent {
             let value = format!("value = {value}").parse::<toml::Table>()?;
             let value = value.get("value").cloned().context("no value")?;

@@ -1,42 +1,69 @@
-//! `lab bench`: section 11's table, for the route through the agent measured beside OpenSSH, bare TCP
-//! hops and direct TCP in the same run; then the SSM route. Figures are printed and never asserted.
+//! `lab bench`: what Postern costs and how fast it is, measured in sections that can be run apart,
+//! beside OpenSSH, bare TCP hops and direct TCP in the same run where there is something to
+//! compare with. Figures are printed and never asserted.
+//!
+//! ```text
+//! route ─ measure ─ bulk, delay, hops, rival       tunnels and commands, beside OpenSSH
+//! copy, ssm, limit                                 files; the SSM route; the provider's TLS records
+//! scale, storm, fairness, soak ─ crowd             many people at once
+//! report ─ spread, machine                         rows, as a table and as JSON
+//! page ─ plot                                      docs/PERFORMANCE.md from that JSON
+//! ```
 
 pub mod bulk;
+pub mod copy;
 pub mod cost;
+pub mod crowd;
 pub mod delay;
+pub mod fairness;
 pub mod hops;
+pub mod idle;
+pub mod limit;
+pub mod machine;
 pub mod measure;
+pub mod page;
+pub mod plot;
 pub mod report;
 pub mod rival;
+pub mod route;
+pub mod scale;
+pub mod soak;
+pub mod spread;
 pub mod ssm;
+pub mod storm;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
-use tokio::io::AsyncReadExt as _;
-use tokio::process::Child;
+use clap::{Parser, ValueEnum};
+use serde::{Deserialize, Serialize};
 
-use self::bulk::Bulk;
-use self::delay::DelayRelay;
-use self::hops::Hops;
-use self::measure::{Measured, Plan};
-use self::report::Report;
-use self::rival::OpenSsh;
+use self::measure::Plan;
+use self::report::{Part, Report};
 use crate::console;
-use crate::forward::Forward;
-use crate::stack::Lab;
+use crate::stack::{Lab, Options};
 
 /// `lab bench` options.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "lab bench")]
 pub struct Arguments {
-    /// Also write the figures here, as JSON.
-    #[arg(long)]
+    /// Only these sections.
+    #[arg(long, value_delimiter = ',', value_name = "SECTION")]
+    only: Vec<Section>,
+    /// Also write the figures here, as JSON. Sections that the file has and this run does not
+    /// measure are kept.
+    #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also renew the figures and the page in this folder: performance.json, PERFORMANCE.md and
+    /// performance.svg.
+    #[arg(long, value_name = "FOLDER")]
+    docs: Option<PathBuf>,
+    /// Measure nothing: take the figures from this JSON (with --docs, or to print them). Of several
+    /// files, each renews the sections that it has.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "json"])]
+    from: Vec<PathBuf>,
     /// Runs per row; medians are shown.
     #[arg(long, default_value_t = 5)]
     runs: usize,
@@ -46,219 +73,177 @@ pub struct Arguments {
     /// One-way delays in milliseconds.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 25, 80])]
     delays: Vec<u64>,
-    /// Only the SSM route.
-    #[arg(long)]
-    ssm: bool,
-    /// Idle sessions to weigh the agent with.
+    /// Idle sessions to weigh one session with.
     #[arg(long, default_value_t = 200)]
     idle: usize,
+    /// Idle tunnels of the scale section.
+    #[arg(long, default_value_t = 10_000)]
+    sessions: usize,
+    /// Idle shells of the scale section, besides.
+    #[arg(long, default_value_t = 1000)]
+    shells: usize,
+    /// Active tunnels of the scale section, besides.
+    #[arg(long, default_value_t = 1000)]
+    active: usize,
+    /// Clients of the login storm.
+    #[arg(long, default_value_t = 500)]
+    storm: usize,
+    /// Shells that type in the fairness section.
+    #[arg(long, default_value_t = 100)]
+    typing: usize,
+    /// Seconds of the soak; an hour tells of leaks.
+    #[arg(long, default_value_t = 60)]
+    soak: u64,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Section {
+    /// TLS records of the provider on one core.
+    Limit,
+    /// Tunnels, beside `ssh -L` and bare TCP.
+    Tunnel,
+    /// `connect TARGET -- true` beside `ssh -J`.
+    Command,
+    /// Files and streams, beside `scp` and `ssh -J`.
+    Copy,
+    /// What an idle session costs, beside sshd.
+    Idle,
+    /// The SSM route.
+    Ssm,
+    /// Thousands of sessions.
+    Scale,
+    /// Everybody logs in at once.
+    Storm,
+    /// One bulk tunnel beside many who type.
+    Fairness,
+    /// Hours of coming and going.
+    Soak,
+}
+
+impl Section {
+    /// As a heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Limit => "TLS records on one core",
+            Self::Tunnel => "Tunnels",
+            Self::Command => "Commands",
+            Self::Copy => "Files and streams",
+            Self::Idle => "An idle session",
+            Self::Ssm => "The SSM route",
+            Self::Scale => "Thousands of sessions",
+            Self::Storm => "A login storm",
+            Self::Fairness => "Typing beside a bulk tunnel",
+            Self::Soak => "A soak",
+        }
+    }
+}
+
+impl Arguments {
+    /// Whether a lab is needed at all.
+    pub fn measures(&self) -> bool {
+        self.from.is_empty()
+    }
+
+    /// The lab that is measured.
+    pub fn options(&self) -> Options {
+        crowd::options()
+    }
+
+    fn sections(&self) -> Vec<Section> {
+        match self.only.is_empty() {
+            true => Section::value_variants().to_vec(),
+            false => self.only.clone(),
+        }
+    }
+}
+
+/// Prints what files tell, and makes the page of it where that was asked for.
+pub fn show(arguments: &Arguments) -> Result<()> {
+    let mut report = Report::default();
+    for file in &arguments.from {
+        report.renew(Report::read(file)?.parts);
+    }
+    for part in &report.parts {
+        part.print();
+    }
+    publish(arguments, &report)
 }
 
 /// Measures and prints.
 pub async fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
     login(lab).await?;
+    let mut parts: Vec<Part> = Vec::new();
+    for section in arguments.sections() {
+        console::note(&format!("measuring: {}", section.title()));
+        let mut part = Part::new(section, today());
+        let started = Instant::now();
+        measure(lab, arguments, &mut part)
+            .await
+            .with_context(|| format!("section `{section:?}`"))?;
+        part.seconds = started.elapsed().as_secs();
+        part.compare();
+        part.print();
+        // One section's failure does not lose those before it.
+        parts.push(part);
+        if let Some(path) = &arguments.json {
+            let mut report = match path.exists() {
+                true => Report::read(path)?,
+                false => Report::default(),
+            };
+            report.renew(parts.clone());
+            report.write(path)?;
+        }
+    }
+    if let Some(folder) = &arguments.docs {
+        let path = folder.join(page::FIGURES);
+        let mut report = match path.exists() {
+            true => Report::read(&path)?,
+            false => Report::default(),
+        };
+        report.renew(parts);
+        publish(arguments, &report)?;
+    }
+    Ok(())
+}
+
+fn publish(arguments: &Arguments, report: &Report) -> Result<()> {
+    match &arguments.docs {
+        Some(folder) => page::write(folder, report),
+        None => Ok(()),
+    }
+}
+
+async fn measure(lab: &Lab, arguments: &Arguments, part: &mut Part) -> Result<()> {
     let plan = Plan {
         runs: arguments.runs,
         bytes: arguments.mebibytes << 20,
     };
-    let mut report = Report {
-        runs: plan.runs,
-        rows: Vec::new(),
-    };
-    if !arguments.ssm {
-        bastion(lab, arguments, plan, &mut report).await?;
-    }
-    console::note("measuring the SSM route");
-    ssm::run(lab, plan, &mut report).await?;
-    report.compare();
-    report.print();
-    if let Some(path) = &arguments.json {
-        let text = serde_json::to_vec_pretty(&report)?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// The route through the agent, beside its rivals.
-async fn bastion(lab: &Lab, arguments: &Arguments, plan: Plan, report: &mut Report) -> Result<()> {
-    let service = Bulk::start(SocketAddr::new(lab.network.db(), 0)).await?;
-    let openssh = OpenSsh::start(&lab.folder().join("openssh"), &lab.network).await?;
-    if openssh.is_none() {
-        console::note("OpenSSH's server is not installed: nothing to compare with.");
-    }
-    for delay_ms in arguments.delays.iter().copied() {
-        let delay = Duration::from_millis(delay_ms);
-        console::note(&format!("measuring with {delay_ms} ms of one-way delay"));
-        tunnels(lab, &service, openssh.as_ref(), plan, delay, report).await?;
-        commands(lab, openssh.as_ref(), plan, delay, report).await?;
-    }
-    idle(lab, &service, arguments.idle, report).await?;
-    help(lab, plan, report).await
-}
-
-/// Bulk, echo and new connections on every path.
-async fn tunnels(
-    lab: &Lab,
-    service: &Bulk,
-    openssh: Option<&OpenSsh>,
-    plan: Plan,
-    delay: Duration,
-    report: &mut Report,
-) -> Result<()> {
-    let own = PosternForward::start(lab, service.address.port(), delay).await?;
-    let agent = lab.agent.pid().context("the agent is not running")?;
-    let pids = vec![agent, own.forward.pid()?];
-    measure::path(
-        &Measured {
-            name: "postern",
-            local: own.forward.local,
-            pids,
-            delay,
-        },
-        plan,
-        report,
-    )
-    .await?;
-    if let Some(openssh) = openssh {
-        for (name, cipher) in [
-            ("ssh -L", None),
-            ("ssh -L aes128-gcm", Some("aes128-gcm@openssh.com")),
-        ] {
-            let forward = openssh.forward(service.address, cipher, delay).await?;
-            let pids = forward.pids()?;
-            measure::path(
-                &Measured {
-                    name,
-                    local: forward.local,
-                    pids,
-                    delay,
-                },
-                plan,
-                report,
-            )
-            .await?;
+    match part.section {
+        Section::Limit => limit::run(plan, part).await,
+        Section::Tunnel => route::tunnels(lab, plan, &arguments.delays, part).await,
+        Section::Command => route::commands(lab, plan, &arguments.delays, part).await,
+        Section::Copy => copy::run(lab, plan, part).await,
+        Section::Idle => idle::run(lab, arguments.idle, part).await,
+        Section::Ssm => ssm::run(lab, plan, part).await,
+        Section::Scale => {
+            let sizes = scale::Sizes {
+                tunnels: arguments.sessions,
+                shells: arguments.shells,
+                active: arguments.active,
+            };
+            scale::run(lab, sizes, part).await
         }
+        Section::Storm => storm::run(lab, arguments.storm, part).await,
+        Section::Fairness => fairness::run(lab, arguments.typing, part).await,
+        Section::Soak => soak::run(lab, Duration::from_secs(arguments.soak), part).await,
     }
-    let relay = DelayRelay::start(service.address, delay).await?;
-    let (name, local, pids) = ("direct TCP", relay.address, Vec::new());
-    measure::path(
-        &Measured {
-            name,
-            local,
-            pids,
-            delay,
-        },
-        plan,
-        report,
-    )
-    .await?;
-    let hops = Hops::start(relay.address).await?;
-    let pids = hops.pid().into_iter().collect();
-    let measured = Measured {
-        name: "three bare hops",
-        local: hops.address,
-        pids,
-        delay,
-    };
-    measure::path(&measured, plan, report).await
 }
 
-/// `connect TARGET -- true` beside `ssh -J`.
-async fn commands(
-    lab: &Lab,
-    openssh: Option<&OpenSsh>,
-    plan: Plan,
-    delay: Duration,
-    report: &mut Report,
-) -> Result<()> {
-    let delay_ms = delay.as_millis() as u64;
-    let relay = DelayRelay::start(lab.agent.address, delay).await?;
-    let (mut own, mut rival) = (Vec::new(), Vec::new());
-    // The first one enrols; pairs after it alternate.
-    for run in 0..=plan.runs {
-        let mut command = lab.postern("alice");
-        command
-            .args(["connect", "web-1", "--", "true"])
-            .stdin(Stdio::null());
-        command.env("POSTERN_AGENT", relay.address.to_string());
-        let took = measure::command(&mut command).await?;
-        if run > 0 {
-            own.push(took.as_secs_f64() * 1e3);
-            if let Some(openssh) = openssh {
-                rival.push(openssh.jump(delay).await?.as_secs_f64() * 1e3);
-            }
-        }
-    }
-    report.add("true on the target", "postern", delay_ms, "ms", own);
-    report.add("true on the target", "ssh -J", delay_ms, "ms", rival);
-    Ok(())
-}
-
-/// What an idle tunnel and an idle shell cost the agent.
-async fn idle(lab: &Lab, service: &Bulk, count: usize, report: &mut Report) -> Result<()> {
-    let agent = lab.agent.pid().context("the agent is not running")?;
-    let forward = PosternForward::start(lab, service.address.port(), Duration::ZERO).await?;
-    // One transfer each way first: what bulk leaves behind counts too.
-    bulk::download(forward.forward.local, 64 << 20).await?;
-    let before = cost::private_memory(agent)?;
-    let mut streams = Vec::with_capacity(count);
-    for _ in 0..count {
-        streams.push(bulk::idle(forward.forward.local).await?);
-    }
-    let each = |before: u64, after: u64, count: usize| {
-        vec![after.saturating_sub(before) as f64 / count as f64]
-    };
-    let after = cost::private_memory(agent)?;
-    let row = "agent memory, idle tunnel";
-    report.add(row, "postern", 0, "KiB", each(before, after, count));
-    drop(streams);
-
-    // A client program each, so fewer of them.
-    let count = (count / 4).max(1);
-    let before = cost::private_memory(agent)?;
-    let mut shells = Vec::with_capacity(count);
-    for _ in 0..count {
-        shells.push(idle_shell(lab).await?);
-    }
-    let after = cost::private_memory(agent)?;
-    let row = "agent memory, idle shell";
-    report.add(row, "postern", 0, "KiB", each(before, after, count));
-    Ok(())
-}
-
-/// A shell that showed 16 MiB and waits.
-async fn idle_shell(lab: &Lab) -> Result<Child> {
-    let mut command = lab.postern("alice");
-    command
-        .args(["connect", "web-1", "--"])
-        .arg("head -c 16777216 /dev/zero; echo; echo idle; cat")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut shell = command.spawn()?;
-    let mut output = shell.stdout.take().context("the shell's output")?;
-    let mut last = Vec::new();
-    let mut buffer = vec![0; 64 * 1024];
-    while !last.ends_with(b"idle\n") {
-        let length = output.read(&mut buffer).await?;
-        ensure!(length > 0, "the shell ended");
-        last.extend_from_slice(buffer.get(..length).unwrap_or_default());
-        last.drain(..last.len().saturating_sub(5));
-    }
-    Ok(shell)
-}
-
-async fn help(lab: &Lab, plan: Plan, report: &mut Report) -> Result<()> {
-    let mut times = Vec::with_capacity(plan.runs);
-    for _ in 0..plan.runs.max(20) {
-        let mut command = lab.postern("alice");
-        command
-            .arg("--help")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        times.push(measure::command(&mut command).await?.as_secs_f64() * 1e3);
-    }
-    report.add("postern --help", "postern", 0, "ms", times);
-    Ok(())
+/// The day in UTC, as people write it.
+fn today() -> String {
+    time::OffsetDateTime::now_utc().date().to_string()
 }
 
 async fn login(lab: &Lab) -> Result<()> {
@@ -270,23 +255,4 @@ async fn login(lab: &Lab) -> Result<()> {
     let status = command.status().await?;
     ensure!(status.success(), "postern login ended with {status}");
     Ok(())
-}
-
-/// A running `postern forward` to the service, through a delayed path.
-struct PosternForward {
-    forward: Forward,
-    _relay: DelayRelay,
-}
-
-impl PosternForward {
-    async fn start(lab: &Lab, port: u16, delay: Duration) -> Result<Self> {
-        let relay = DelayRelay::start(lab.agent.address, delay).await?;
-        let mut command = lab.postern("alice");
-        command.env("POSTERN_AGENT", relay.address.to_string());
-        let forward = Forward::start(command, "db-1", &format!("0:{port}")).await?;
-        Ok(Self {
-            forward,
-            _relay: relay,
-        })
-    }
 }

@@ -59,16 +59,34 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
         bench::hops::serve(to).await?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let [command] = &arguments.command[..]
+        && command == bench::crowd::ARGUMENT
+    {
+        bench::crowd::serve().await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let bench = match arguments.command.first() {
         Some(command) if command == "bench" => {
             Some(bench::Arguments::parse_from(&arguments.command))
         }
         _ => None,
     };
+    if let Some(bench) = bench.as_ref().filter(|bench| !bench.measures()) {
+        bench::show(bench)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = match &bench {
+        Some(bench) => {
+            // The agent inherits it.
+            bench::machine::raise_descriptors()?;
+            bench.options()
+        }
+        None => Options::default(),
+    };
     Programs::build()?;
     let mut hurry = Hurry::new()?;
     let lab = tokio::select! {
-        lab = Lab::start(Options::default()) => lab?,
+        lab = Lab::start(options) => lab?,
         // Dropping what was started ends it.
         signal = hurry.any() => return Ok(ExitCode::from(128 + signal)),
     };

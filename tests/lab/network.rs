@@ -74,6 +74,11 @@ impl Network {
         self.host(40)
     }
 
+    /// `echo-1`: the benchmark's SSH host.
+    pub fn echo(&self) -> IpAddr {
+        self.host(50)
+    }
+
     /// The network of the private hosts, as the agent's list of exceptions names it.
     pub fn cidr(&self) -> String {
         let [a, b, c] = self.base;

@@ -22,7 +22,7 @@ use crate::targets::Flavor;
 use crate::targets::database::Database;
 use crate::targets::pushed::PushedKeys;
 use crate::targets::rdp::{self, Rdp};
-use crate::targets::shell::{self, Shell};
+use crate::targets::shell::{self, Answers, Shell};
 use crate::targets::sshd::{self, Keys, Sshd, write_private};
 
 /// Where sshds of the lab listen: below 1024 would need root.
@@ -32,6 +32,8 @@ pub const DATABASE_PORT: u16 = 5432;
 /// Where `win-1` listens.
 pub const RDP_PORT: u16 = 3389;
 const AWS_PORT: u16 = 4443;
+/// The target that [`Options::echo`] adds.
+pub const ECHO: &str = "echo-1";
 
 /// What differs from the ordinary lab.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +46,9 @@ pub struct Options {
     pub policy: Option<String>,
     /// Leave the database out: it takes a second or two to make.
     pub no_database: bool,
+    /// A further target, [`ECHO`], in the agent's inventory file: an SSH host that runs nothing and
+    /// echoes what is typed, for thousands of sessions at once.
+    pub echo: bool,
 }
 
 /// A lab that runs until it is dropped (or, in order, until [`Lab::stop`]).
@@ -70,6 +75,7 @@ pub struct Lab {
     pub network: Network,
     _web: WebHost,
     _win: Rdp,
+    _echo: Option<Shell>,
     _logins: Logins,
     // Last: everything above writes into it.
     folder: tempfile::TempDir,
@@ -132,7 +138,8 @@ impl Lab {
                 )
             }
             None => {
-                let shell = shell::start(listener, &prepared.ssh_user_ca, pushed)?;
+                let shell =
+                    shell::start(listener, &prepared.ssh_user_ca, pushed, Answers::Processes)?;
                 (Flavor::Own, WebHost::Own(shell))
             }
         };
@@ -148,6 +155,15 @@ impl Lab {
             .await?
             .letting_in(&[network.app()]);
         let win = rdp::start(listener)?;
+        let echo = if options.echo {
+            let address = SocketAddr::new(network.echo(), SSH_PORT);
+            let listener = PrivateListener::bind(address, network.bastion()).await?;
+            let pushed = PushedKeys::new(&aws, ECHO);
+            let ca = &prepared.ssh_user_ca;
+            Some(shell::start(listener, ca, pushed, Answers::Echo)?)
+        } else {
+            None
+        };
         let ssm = Arc::new(SsmHosts::start(&aws, &network, folder.path())?);
         let control = Control::start(network.aws(), &aws, &ssm).await?;
 
@@ -177,6 +193,7 @@ impl Lab {
             network,
             _web: web_host,
             _win: win,
+            _echo: echo,
             programs,
             environment,
             folder,

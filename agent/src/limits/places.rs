@@ -1,7 +1,10 @@
 //! What counts, held by whoever is counted; dropping it counts down.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
+use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{LimitReached, Limits};
@@ -38,25 +41,32 @@ impl Arrival {
         })
     }
 
-    /// The peer wants to enrol: it has longer, but there are fewer places.
-    pub(crate) fn enroll(self, address: IpAddr) -> Result<Enrolling, LimitReached> {
+    /// The peer wants to enrol: it has longer, but there are fewer places. When all are taken it
+    /// waits for one, for so long, and counts as a stranger meanwhile: people who log in at the
+    /// same moment are served one after the other.
+    pub(crate) async fn enroll(
+        self,
+        address: IpAddr,
+        patience: Duration,
+    ) -> Result<Enrolling, LimitReached> {
         let address = network(address);
         let limits = self.connection.0.clone();
-        let mut counts = limits.counts();
-        if counts.enrolling.of(address) >= limits.ceilings.enrollments_per_address
-            || !counts
-                .enrolling
-                .make_room(address, limits.ceilings.enrollments)
-        {
-            return Err(LimitReached::Enrollments);
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut left = pin!(limits.enrolled.notified());
+            // From here on nobody's leaving is missed.
+            left.as_mut().enable();
+            if let Some((number, leave)) = limits.enroll(address) {
+                return Ok(Enrolling {
+                    connection: self.connection,
+                    number,
+                    leave,
+                });
+            }
+            if timeout_at(deadline, left).await.is_err() {
+                return Err(LimitReached::Enrollments);
+            }
         }
-        let (number, leave) = counts.enrolling.add(address);
-        drop(counts);
-        Ok(Enrolling {
-            connection: self.connection,
-            number,
-            leave,
-        })
     }
 }
 
@@ -121,7 +131,9 @@ impl Enrolling {
 
 impl Drop for Enrolling {
     fn drop(&mut self) {
-        self.connection.0.counts().enrolling.remove(self.number);
+        let limits = &self.connection.0;
+        limits.counts().enrolling.remove(self.number);
+        limits.enrolled.notify_waiters();
     }
 }
 

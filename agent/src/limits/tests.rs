@@ -1,3 +1,7 @@
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use super::*;
 
 fn limits() -> Limits {
@@ -5,8 +9,8 @@ fn limits() -> Limits {
         connections: 4,
         unauthenticated: 3,
         unauthenticated_per_address: 2,
-        enrollments: 1,
-        enrollments_per_address: 1,
+        enrollments: 2,
+        enrollments_per_address: 2,
         pipes_per_principal: 2,
         sessions_per_principal: 1,
     })
@@ -73,28 +77,59 @@ fn who_proved_an_identity_no_longer_counts_as_a_stranger() {
 }
 
 #[test]
-fn sessions_and_enrolments_have_limits_of_their_own() {
+fn sessions_have_a_limit_of_their_own() {
     let limits = limits();
     let session = limits.session("x").unwrap();
     assert_eq!(limits.session("x").unwrap_err(), LimitReached::Sessions(1));
     limits.session("y").unwrap();
     drop(session);
     limits.session("x").unwrap();
+}
 
-    let address = ip("192.0.2.1");
-    let one = limits.arrive(address).unwrap().enroll(address).unwrap();
-    let two = limits.arrive(address).unwrap();
-    assert!(two.enroll(address).is_err());
-    // Somebody from elsewhere gets the place; for one more there is none until it is free.
-    let elsewhere = ip("192.0.2.2");
+#[tokio::test]
+async fn an_enrolment_waits_for_its_turn_as_long_as_it_may() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let limits = limits();
+    let [here, there, elsewhere] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(ip);
+    let one = limits.arrive(here).unwrap().enroll(here, PATIENCE).await;
+    let two = limits.arrive(there).unwrap().enroll(there, PATIENCE).await;
+    let three = limits.arrive(elsewhere).unwrap();
+    let refused = three.enroll(elsewhere, Duration::ZERO).await.unwrap_err();
+    assert_eq!(refused, LimitReached::Enrollments);
+    assert_eq!(limits.connections(), (2, 0), "who gave up counts no more");
+
+    let three = limits.arrive(elsewhere).unwrap();
+    let mut waiting = pin!(three.enroll(elsewhere, PATIENCE));
+    let waits = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
+    assert!(waits.await);
+    assert_eq!(
+        limits.connections(),
+        (3, 1),
+        "who waits is a stranger still"
+    );
+    assert!(!one.as_ref().unwrap().leave().is_cancelled());
+    drop(one);
+    drop((waiting.await.unwrap(), two));
+    assert_eq!(limits.connections(), (0, 0));
+}
+
+#[tokio::test]
+async fn an_address_with_most_enrolments_gives_one_up_for_somebody_from_elsewhere() {
+    let limits = limits();
+    let (crowd, elsewhere) = (ip("192.0.2.1"), ip("192.0.2.2"));
+    let enroll = async |address| {
+        let arrival = limits.arrive(address).unwrap();
+        arrival.enroll(address, Duration::ZERO).await
+    };
+    let (one, two) = (enroll(crowd).await.unwrap(), enroll(crowd).await.unwrap());
+    assert!(enroll(crowd).await.is_err());
     assert!(!one.leave().is_cancelled());
-    let other = limits.arrive(elsewhere).unwrap();
-    let other = other.enroll(elsewhere).unwrap();
-    assert!(one.leave().is_cancelled() && !other.leave().is_cancelled());
-    let third = limits.arrive(address).unwrap();
-    assert!(third.enroll(address).is_err());
-    drop((one, other));
-    limits.arrive(address).unwrap().enroll(address).unwrap();
+    let other = enroll(elsewhere).await.unwrap();
+    let gone = [&one, &two, &other].map(|one| one.leave().is_cancelled());
+    assert_eq!(gone, [true, false, false], "the oldest of the crowd");
+    assert!(enroll(crowd).await.is_err());
+    drop((one, two, other));
+    enroll(crowd).await.unwrap();
 }
 
 #[test]

@@ -52,10 +52,10 @@ impl Strangers {
         }
     }
 
-    /// Makes a place among `places` for `address`: the oldest of the address that has most goes.
-    /// `false` when `address` itself would then have most, or when too many are still on their way
-    /// out.
-    pub(super) fn make_room(&mut self, address: IpAddr, places: usize) -> bool {
+    /// Makes a place among `places` for `address`: the oldest of the address that has most goes, if
+    /// those are more than `address` has and `spared` beyond. `false` when nobody has so many, or
+    /// when too many are still on their way out.
+    pub(super) fn make_room(&mut self, address: IpAddr, places: usize, spared: usize) -> bool {
         if self.here.len() < places {
             return true;
         }
@@ -63,7 +63,8 @@ impl Strangers {
             return false;
         }
         let most = self.by_address.iter().max_by_key(|(_, count)| **count);
-        let Some((&crowd, _)) = most.filter(|(_, count)| **count > self.of(address)) else {
+        let Some((&crowd, _)) = most.filter(|(_, count)| **count > self.of(address) + spared)
+        else {
             return false;
         };
         let oldest = self.here.iter().find(|(_, one)| one.address == crowd);

@@ -1,4 +1,4 @@
-//! What a measurement costs: CPU seconds and resident memory of processes, from /proc.
+//! What a measurement costs: CPU seconds, memory, descriptors and threads of processes, from /proc.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +7,15 @@ use anyhow::{Context as _, Result};
 
 /// CPU time, user and system, that `pid` and its reaped children used so far.
 pub fn cpu(pid: u32) -> Result<Duration> {
+    cpu_of(pid, true)
+}
+
+/// The same without children: they may have nothing to do with what is measured.
+pub fn cpu_alone(pid: u32) -> Result<Duration> {
+    cpu_of(pid, false)
+}
+
+fn cpu_of(pid: u32, children: bool) -> Result<Duration> {
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
@@ -19,7 +28,8 @@ pub fn cpu(pid: u32) -> Result<Duration> {
         Ok(fields.get(index).context("short stat")?.parse::<u64>()?)
     };
     // utime, stime, cutime, cstime are fields 14 to 17; the name was field 2.
-    let total = ticks(11)? + ticks(12)? + ticks(13)? + ticks(14)?;
+    let reaped = if children { ticks(13)? + ticks(14)? } else { 0 };
+    let total = ticks(11)? + ticks(12)? + reaped;
     let per_second = rustix::param::clock_ticks_per_second();
     Ok(Duration::from_secs_f64(total as f64 / per_second as f64))
 }
@@ -36,31 +46,17 @@ pub fn private_memory(pid: u32) -> Result<u64> {
     Ok(field("Private_Clean:") + field("Private_Dirty:"))
 }
 
-/// The median, the smallest and the largest of some measurements.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Spread {
-    /// Half are below.
-    pub median: f64,
-    /// The smallest.
-    pub min: f64,
-    /// The largest.
-    pub max: f64,
+/// Open descriptors of `pid`.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
-impl Spread {
-    /// Of at least one value.
-    pub fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_by(f64::total_cmp);
-        let median = *values.get(values.len() / 2)?;
-        Some(Self {
-            median,
-            min: *values.first()?,
-            max: *values.last()?,
-        })
-    }
+/// Threads of `pid`.
+pub fn threads(pid: u32) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/task"))?.count())
 }
 
-/// Processes below `ancestor` (its children, theirs, …) whose name is `name`.
+/// Processes below `ancestor` (its children, theirs, …) whose name begins with `name`.
 pub fn descendants_named(ancestor: u32, name: &str) -> Result<Vec<u32>> {
     let mut processes = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -93,7 +89,7 @@ pub fn descendants_named(ancestor: u32, name: &str) -> Result<Vec<u32>> {
     while let Some(parent) = family.pop() {
         for (pid, _, command) in processes.iter().filter(|(_, of, _)| *of == parent) {
             family.push(*pid);
-            if command == name {
+            if command.starts_with(name) {
                 found.push(*pid);
             }
         }

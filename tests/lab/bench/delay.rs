@@ -4,13 +4,13 @@
 //! are on their way unacknowledged than the buffers of sender and receiver hold. They are those that
 //! this kernel grants at most, so that "direct" is what TCP would reach, not what memory would.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -54,6 +54,30 @@ impl DelayRelay {
             while let Ok((stream, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
                 connections.spawn(carry(stream, to, delay));
+            }
+        });
+        Ok(Self {
+            address,
+            task: Some(task),
+        })
+    }
+
+    /// Relays to `to` at once, from an address of its own: to `to`, its clients live there.
+    pub async fn from_address(to: SocketAddr, source: Ipv4Addr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((source, 0)).await?;
+        let address = listener.local_addr()?;
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                while connections.try_join_next().is_some() {}
+                connections.spawn(async move {
+                    let socket = TcpSocket::new_v4()?;
+                    socket.bind(SocketAddr::new(source.into(), 0))?;
+                    let mut far = socket.connect(to).await?;
+                    near.set_nodelay(true)?;
+                    far.set_nodelay(true)?;
+                    tokio::io::copy_bidirectional(&mut near, &mut far).await
+                });
             }
         });
         Ok(Self {

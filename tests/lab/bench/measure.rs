@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use tokio::process::Command;
 
-use super::report::Report;
+use super::report::Part;
 use super::{bulk, cost};
 
 /// How much to measure.
@@ -32,7 +32,7 @@ pub struct Measured<'a> {
 }
 
 /// Bulk each way with its CPU cost, echo, and new connections.
-pub async fn path(measured: &Measured<'_>, plan: Plan, report: &mut Report) -> Result<()> {
+pub async fn path(measured: &Measured<'_>, plan: Plan, part: &mut Part) -> Result<()> {
     let delay_ms = measured.delay.as_millis() as u64;
     let (name, local) = (measured.name, measured.local);
     let (mut down, mut up, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
@@ -50,18 +50,18 @@ pub async fn path(measured: &Measured<'_>, plan: Plan, report: &mut Report) -> R
         let spent = used(&measured.pids)?.saturating_sub(before);
         cpu.push(spent.as_secs_f64() / (2.0 * bytes as f64 / f64::from(1 << 30)));
     }
-    report.add("tunnel down", name, delay_ms, "MB/s", down);
-    report.add("tunnel up", name, delay_ms, "MB/s", up);
-    report.add("tunnel CPU, all ends", name, delay_ms, "s/GiB", cpu);
+    part.add("tunnel down", name, delay_ms, "MB/s", down);
+    part.add("tunnel up", name, delay_ms, "MB/s", up);
+    part.add("tunnel CPU, all ends", name, delay_ms, "s/GiB", cpu);
 
     let count = if measured.delay.is_zero() { 500 } else { 20 };
     let echoes = bulk::echoes(local, count).await?;
-    report.add("1-byte echo", name, delay_ms, "ms", milliseconds(&echoes));
+    part.add("1-byte echo", name, delay_ms, "ms", milliseconds(&echoes));
     let mut connections = Vec::new();
     for _ in 0..plan.runs * 4 {
         connections.push(bulk::first_byte(local).await?);
     }
-    report.add(
+    part.add(
         "new connection",
         name,
         delay_ms,
@@ -84,12 +84,14 @@ pub async fn command(command: &mut Command) -> Result<Duration> {
 }
 
 fn used(pids: &[u32]) -> Result<Duration> {
-    let own = cost::cpu(std::process::id())?;
+    // Programs of paths before this one are our reaped children.
+    let own = cost::cpu_alone(std::process::id())?;
     pids.iter()
         .map(|pid| cost::cpu(*pid))
         .try_fold(own, |sum, one| Ok(sum + one?))
 }
 
-fn milliseconds(times: &[Duration]) -> Vec<f64> {
+/// For rows in milliseconds.
+pub fn milliseconds(times: &[Duration]) -> Vec<f64> {
     times.iter().map(|time| time.as_secs_f64() * 1e3).collect()
 }

@@ -13,11 +13,27 @@ use tokio::process::{Child, Command};
 
 use super::cost;
 use super::delay::DelayRelay;
+use crate::console;
 use crate::network::{Network, PrivateListener};
-use crate::stack::login_user;
+use crate::stack::{Lab, login_user};
 use crate::targets::sshd::{self, Keys, Setup, Sshd, write_private};
 
 const START: Duration = Duration::from_secs(20);
+/// Nothing of the machine's own configuration, nothing asked, nothing said.
+const OPTIONS: [&str; 12] = [
+    "-F",
+    "/dev/null",
+    "-o",
+    "IdentitiesOnly=yes",
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    "StrictHostKeyChecking=no",
+    "-o",
+    "UserKnownHostsFile=/dev/null",
+    "-o",
+    "LogLevel=ERROR",
+];
 
 /// A bastion and a target, both OpenSSH.
 pub struct OpenSsh {
@@ -27,8 +43,17 @@ pub struct OpenSsh {
 }
 
 impl OpenSsh {
+    /// Starts both in a lab; `None`, and a word about it, without an installed sshd.
+    pub async fn of(lab: &Lab) -> Result<Option<Self>> {
+        let started = Self::start(&lab.folder().join("openssh"), &lab.network).await?;
+        if started.is_none() {
+            console::note("OpenSSH's server is not installed: nothing to compare with.");
+        }
+        Ok(started)
+    }
+
     /// Starts both; `None` without an installed sshd.
-    pub async fn start(folder: &Path, network: &Network) -> Result<Option<Self>> {
+    async fn start(folder: &Path, network: &Network) -> Result<Option<Self>> {
         let Some(program) = sshd::installed() else {
             return Ok(None);
         };
@@ -96,17 +121,9 @@ impl OpenSsh {
     /// How long `ssh -J bastion target true` takes.
     pub async fn jump(&self, delay: Duration) -> Result<Duration> {
         let relay = DelayRelay::start(self.bastion.address, delay).await?;
-        let proxy = format!(
-            "ssh -F /dev/null -i {key} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no \
-             -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -p {port} -W %h:%p {user}@{host}",
-            key = self.key.display(),
-            port = relay.address.port(),
-            host = relay.address.ip(),
-            user = login_user(),
-        );
         let mut command = self.ssh(self.target.address);
         command
-            .args(["-o", &format!("ProxyCommand={proxy}")])
+            .args(["-o", &self.proxy(relay.address)])
             .arg(self.target.address.ip().to_string())
             .arg("true")
             .stdin(Stdio::null());
@@ -116,24 +133,57 @@ impl OpenSsh {
         Ok(started.elapsed())
     }
 
+    /// `ssh -J bastion target LINE`.
+    pub fn on_target(&self, line: &str) -> Command {
+        let mut command = self.ssh(self.target.address);
+        command
+            .args(["-o", &self.proxy(self.bastion.address)])
+            .arg(self.target.address.ip().to_string())
+            .arg(line);
+        command
+    }
+
+    /// `ssh bastion LINE`.
+    pub fn on_bastion(&self, line: &str) -> Command {
+        let mut command = self.ssh(self.bastion.address);
+        command.arg(self.bastion.address.ip().to_string()).arg(line);
+        command
+    }
+
+    /// `scp -J bastion`, from the target to here or, `up`, from here to the target.
+    pub fn scp(&self, up: bool, from: &Path, to: &Path) -> Command {
+        let mut command = Command::new("scp");
+        let user = format!("User={}", login_user());
+        command
+            .args(["-q", "-P", &self.target.address.port().to_string()])
+            .args(OPTIONS)
+            .args(["-o", &user, "-o", &self.proxy(self.bastion.address), "-i"])
+            .arg(&self.key);
+        let far = |path: &Path| format!("{}:{}", self.target.address.ip(), path.display());
+        match up {
+            true => command.arg(from).arg(far(to)),
+            false => command.arg(far(from)).arg(to),
+        };
+        command
+    }
+
+    /// What `-J` stands for, with the options that `-J` would not pass on.
+    fn proxy(&self, bastion: SocketAddr) -> String {
+        format!(
+            "ProxyCommand=ssh {options} -i {key} -p {port} -W %h:%p {user}@{host}",
+            options = OPTIONS.join(" "),
+            key = self.key.display(),
+            port = bastion.port(),
+            host = bastion.ip(),
+            user = login_user(),
+        )
+    }
+
     fn ssh(&self, to: SocketAddr) -> Command {
         let mut command = Command::new("ssh");
         command
-            .args([
-                "-F",
-                "/dev/null",
-                "-o",
-                "IdentitiesOnly=yes",
-                "-o",
-                "BatchMode=yes",
-            ])
-            .args([
-                "-o",
-                "StrictHostKeyChecking=no",
-                "-o",
-                "UserKnownHostsFile=/dev/null",
-            ])
-            .args(["-o", "LogLevel=ERROR", "-l", &login_user(), "-i"])
+            .args(OPTIONS)
+            .args(["-l", &login_user(), "-i"])
             .arg(&self.key)
             .args(["-p", &to.port().to_string()]);
         command

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::bulk::{self, Bulk};
 use super::measure::Plan;
-use super::report::Report;
+use super::report::Part;
 use crate::forward::Forward;
 use crate::stack::Lab;
 
@@ -17,7 +17,7 @@ use crate::stack::Lab;
 const STREAMS: u64 = 8;
 
 /// Bulk each way over one stream and over eight, and new connections.
-pub async fn run(lab: &Lab, plan: Plan, report: &mut Report) -> Result<()> {
+pub async fn run(lab: &Lab, plan: Plan, part: &mut Part) -> Result<()> {
     let service = Bulk::start(SocketAddr::new(lab.network.app(), 0)).await?;
     let mut command = lab.postern("alice");
     command.env("POSTERN_VIA", "ssm");
@@ -48,14 +48,14 @@ pub async fn run(lab: &Lab, plan: Plan, report: &mut Report) -> Result<()> {
             for _ in 0..plan.runs {
                 rates.push(streams(local, count, bytes / count, way).await?);
             }
-            report.add(name, "postern", 0, "MB/s", rates);
+            part.add(name, "postern", 0, "MB/s", rates);
         }
     }
     let mut connections = Vec::new();
     for _ in 0..plan.runs * 4 {
         connections.push(bulk::first_byte(local).await?.as_secs_f64() * 1e3);
     }
-    report.add("SSM new connection", "postern", 0, "ms", connections);
+    part.add("SSM new connection", "postern", 0, "ms", connections);
     forward.interrupt().await
 }
 

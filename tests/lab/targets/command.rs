@@ -56,6 +56,22 @@ pub(super) async fn serve(channel: Channel<Msg>) -> Result<()> {
     Ok(())
 }
 
+/// Sends back what arrives, whatever was asked for, to the end of it.
+pub(super) async fn echo(channel: Channel<Msg>) -> Result<()> {
+    let (mut input, output) = channel.split();
+    loop {
+        match input.wait().await {
+            Some(ChannelMsg::Data { data }) => output.data(&data[..]).await?,
+            None | Some(ChannelMsg::Eof | ChannelMsg::Close) => break,
+            Some(_) => {}
+        }
+    }
+    output.exit_status(0).await?;
+    output.eof().await?;
+    output.close().await?;
+    Ok(())
+}
+
 async fn on_terminal(
     input: &mut ChannelReadHalf,
     output: &ChannelWriteHalf<Msg>,

@@ -30,8 +30,22 @@ impl Drop for Shell {
     }
 }
 
+/// What answers in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    /// A shell or a command, each a process.
+    Processes,
+    /// The host itself: it echoes what is typed, until the end. Thousands fit into one process.
+    Echo,
+}
+
 /// Starts it. `user_ca` is an OpenSSH public key line.
-pub fn start(listener: PrivateListener, user_ca: &str, pushed: PushedKeys) -> Result<Shell> {
+pub fn start(
+    listener: PrivateListener,
+    user_ca: &str,
+    pushed: PushedKeys,
+    answers: Answers,
+) -> Result<Shell> {
     let address = listener.address()?;
     let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519)?;
     let config = Arc::new(Config {
@@ -52,6 +66,7 @@ pub fn start(listener: PrivateListener, user_ca: &str, pushed: PushedKeys) -> Re
             while connections.try_join_next().is_some() {}
             let host = Host {
                 trust: Arc::clone(&trust),
+                answers,
                 channels: JoinSet::new(),
             };
             let config = Arc::clone(&config);
@@ -110,6 +125,7 @@ impl Trust {
 /// One connection.
 struct Host {
     trust: Arc<Trust>,
+    answers: Answers,
     channels: JoinSet<()>,
 }
 
@@ -148,8 +164,13 @@ impl Handler for Host {
     ) -> Result<(), russh::Error> {
         while self.channels.try_join_next().is_some() {}
         reply.accept().await;
+        let answers = self.answers;
         self.channels.spawn(async move {
-            if let Err(error) = command::serve(channel).await {
+            let served = match answers {
+                Answers::Processes => command::serve(channel).await,
+                Answers::Echo => command::echo(channel).await,
+            };
+            if let Err(error) = served {
                 tracing::debug!("ssh host: {error:#}");
             }
         });
