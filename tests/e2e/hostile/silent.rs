@@ -122,7 +122,7 @@ async fn targets_that_read_nothing_hold_up_their_client_and_cost_little() {
         senders.spawn(async move {
             let bytes = [7; 65_000];
             let still = Duration::from_secs(3);
-            while let Ok(true) = tokio::time::timeout(still, pipe.send(&bytes)).await {
+            while let Ok(true) = tokio::time::timeout(still, pipe.send_data(&bytes)).await {
                 sent.fetch_add(65_000, Ordering::Relaxed);
             }
             pipe
