@@ -3,6 +3,7 @@
 //! Everything that counts holds a value of this module; dropping it counts down.
 
 mod places;
+mod unproved;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,9 +13,11 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::pipe::{Budget, Share};
 use places::{Connection, Unproved, network};
+use unproved::Strangers;
 
 pub(crate) use places::{Arrival, Parked, Place, SessionPlace};
 
@@ -75,10 +78,8 @@ pub(crate) struct Limits {
 #[derive(Debug, Default)]
 struct Counts {
     connections: usize,
-    unauthenticated: usize,
-    arrivals: HashMap<IpAddr, usize>,
-    enrollments: usize,
-    enrolling: HashMap<IpAddr, usize>,
+    strangers: Strangers,
+    enrolling: Strangers,
     principals: HashMap<String, Principal>,
 }
 
@@ -138,39 +139,42 @@ impl Limits {
         }
     }
 
-    /// A connection was accepted.
+    /// A connection was accepted. It may be told to leave before it proved anything, so that
+    /// others find a place.
     pub(crate) fn arrive(&self, address: IpAddr) -> Result<Arrival, LimitReached> {
         let address = network(address);
         let mut counts = self.counts();
         if counts.connections >= self.ceilings.connections {
             return Err(LimitReached::Connections);
         }
-        let from_address = counts.arrivals.get(&address).copied().unwrap_or(0);
-        if counts.unauthenticated >= self.ceilings.unauthenticated
-            || from_address >= self.ceilings.unauthenticated_per_address
+        if counts.strangers.of(address) >= self.ceilings.unauthenticated_per_address
+            || !counts
+                .strangers
+                .make_room(address, self.ceilings.unauthenticated, 0)
         {
             return Err(LimitReached::Unauthenticated);
         }
         counts.connections += 1;
-        counts.unauthenticated += 1;
-        *counts.arrivals.entry(address).or_default() += 1;
+        let (number, leave) = counts.strangers.add(address);
         Ok(Arrival {
             connection: Connection(self.clone()),
-            _unproved: Unproved(self.clone(), address),
+            _unproved: Unproved(self.clone(), number),
+            leave,
         })
     }
 
-    /// Takes a place for an enrolment, if one is free.
-    fn enroll(&self, address: IpAddr) -> bool {
+    /// Takes a place for an enrolment, if one is free or the address with most of them can spare
+    /// one. The number of the place, and what tells its holder to go.
+    fn enroll(&self, address: IpAddr) -> Option<(u64, CancellationToken)> {
+        let (all, one) = (
+            self.ceilings.enrollments,
+            self.ceilings.enrollments_per_address,
+        );
         let mut counts = self.counts();
-        let from_address = counts.enrolling.get(&address).copied().unwrap_or(0);
-        let free = counts.enrollments < self.ceilings.enrollments
-            && from_address < self.ceilings.enrollments_per_address;
-        if free {
-            counts.enrollments += 1;
-            *counts.enrolling.entry(address).or_default() += 1;
-        }
-        free
+        let enrolling = &mut counts.enrolling;
+        // Enrolments take seconds: people who come from many places wait, and push nobody out.
+        let taken = enrolling.of(address) < one && enrolling.make_room(address, all, 1);
+        taken.then(|| enrolling.add(address))
     }
 
     /// A session of `principal` is about to open.
@@ -214,7 +218,7 @@ impl Limits {
     /// Connections at this moment: all, and those not authenticated.
     pub(crate) fn connections(&self) -> (usize, usize) {
         let counts = self.counts();
-        (counts.connections, counts.unauthenticated)
+        (counts.connections, counts.strangers.len())
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {

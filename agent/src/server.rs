@@ -29,6 +29,8 @@ const ENROLLMENT: Duration = Duration::from_secs(60);
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// How long a session that was ordered to end has to close its recordings and say so.
 const ORDERED: Duration = Duration::from_secs(5);
+/// What is counted when a stranger makes room for one who comes from elsewhere.
+const CROWDED_OUT: &str = "crowded out";
 /// How long unacknowledged bytes, or a closed window, may go without a sign of the peer's kernel.
 const SILENT_KERNEL: Duration = Duration::from_secs(120);
 
@@ -135,12 +137,16 @@ impl Server {
         if let Err(error) = prepare(&tcp) {
             tracing::debug!(%source, %error, "socket options");
         }
-        let accepted = match timeout(
+        let leave = arrival.leave();
+        let handshake = timeout(
             self.core.patience.handshake,
             self.tls.accept(Socket::new(tcp)),
-        )
-        .await
-        {
+        );
+        let handshaken = tokio::select! {
+            handshaken = handshake => handshaken,
+            () = leave.cancelled() => return self.core.strangers.note(source.ip(), CROWDED_OUT),
+        };
+        let accepted = match handshaken {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(fault)) => {
                 tracing::debug!(%source, %fault, "handshake");
@@ -179,13 +185,24 @@ impl Server {
         source: SocketAddr,
         arrival: Arrival,
     ) {
-        let patience = self.core.patience.handshake;
-        let _enrolling = match arrival.enroll(source.ip(), patience).await {
+        // Who waits for its turn is a stranger still, and may have to go as one.
+        let (leave, patience) = (arrival.leave(), self.core.patience.handshake);
+        let entered = tokio::select! {
+            entered = arrival.enroll(source.ip(), patience) => entered,
+            () = leave.cancelled() => return self.core.strangers.note(source.ip(), CROWDED_OUT),
+        };
+        let enrolling = match entered {
             Ok(enrolling) => enrolling,
             Err(limit) => return self.core.strangers.note(source.ip(), limit_kind(limit)),
         };
-        let serving = (self.enroll)(stream, source);
-        let failed = match timeout(ENROLLMENT, serving).await {
+        let leave = enrolling.leave();
+        let serving = timeout(ENROLLMENT, (self.enroll)(stream, source));
+        let served = tokio::select! {
+            served = serving => served,
+            () = leave.cancelled() => return self.core.strangers.note(source.ip(), CROWDED_OUT),
+        };
+        drop(enrolling);
+        let failed = match served {
             Ok(end) => stranger_kind(&end),
             Err(_) => Some("slow enrolment"),
         };

@@ -133,10 +133,10 @@ pub struct StatusArgs {}
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  postern ls\n  postern ls web tag:env=staging")]
 pub struct LsArgs {
-    /// Only targets that match all of these: part of a name, id or address, or `tag:KEY=VALUE`
+    /// Only targets that match all of these: part of a name, id or address, `tag:KEY=VALUE`, `tag:KEY`, `platform=NAME`
     #[arg(value_name = "FILTER")]
     pub filters: Vec<String>,
-    /// Whose targets: the agent's or those that SSM manages [environment: POSTERN_VIA]
+    /// Whose targets: the agent's, those that SSM manages, or both where both are configured (`auto`) [environment: POSTERN_VIA]
     #[arg(long, value_enum)]
     pub via: Option<Via>,
 }

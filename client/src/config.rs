@@ -119,6 +119,15 @@ impl Environment {
     }
 }
 
+#[cfg(test)]
+impl Environment {
+    /// The same with one variable more.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
 /// Values may be secrets: names alone are printed.
 impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -310,17 +310,14 @@ pub(crate) fn reset(socket: &TcpStream) {
     }
 }
 
-/// Whether the reason holds for every pipe of the session.
+/// Whether the reason holds for every connection of the forward, also for those to come. An agent
+/// that shuts down is soon there again, or another in its place: the next connection opens a new
+/// session.
 fn ends_all(reason: CloseReason) -> bool {
     use CloseReason as Reason;
     matches!(
         reason,
-        Reason::Policy
-            | Reason::Expired
-            | Reason::Evidence
-            | Reason::Quota
-            | Reason::Killed
-            | Reason::Draining
+        Reason::Policy | Reason::Expired | Reason::Evidence | Reason::Quota | Reason::Killed
     )
 }
 

@@ -23,6 +23,7 @@ pub mod iam;
 pub mod identity;
 pub mod output;
 pub mod pipe;
+pub mod proxy;
 pub mod route;
 pub mod ssh;
 pub mod ssm;

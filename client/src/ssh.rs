@@ -39,6 +39,7 @@ pub mod terminal;
 #[cfg(test)]
 mod tests;
 pub(crate) mod typist;
+mod unfinished;
 
 use thiserror::Error;
 

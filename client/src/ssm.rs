@@ -23,6 +23,7 @@
 //! | `pool` | the sessions of one forward |
 //! | `mux`, `basic` | many connections over a session; one |
 //! | `relay` | one connection |
+//! | `notice` | what is told while they run |
 //! | [`raw`] | one stream, for SSH on top |
 //! | [`claim`] | the evidence of a session, as it begins |
 //! | [`shell`] | a session on this process's terminal and streams |
@@ -41,7 +42,10 @@ pub mod error;
 pub mod exit_status;
 pub mod forward;
 pub mod kms;
+#[cfg(test)]
+mod messages;
 mod mux;
+mod notice;
 mod pool;
 pub mod raw;
 mod relay;

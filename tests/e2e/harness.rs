@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::str::FromStr;
 use std::time::Duration;
 
 use lab::stack::{Lab, Options};
@@ -98,6 +99,11 @@ pub(crate) async fn postern_as(lab: &Lab, user: &str, arguments: &[&str]) -> Tol
 
 /// Runs a command with this input to its end.
 pub(crate) async fn run(command: &mut Command, input: &[u8]) -> Told {
+    run_within(PATIENCE, command, input).await
+}
+
+/// The same, for one that may take so long.
+pub(crate) async fn run_within(patience: Duration, command: &mut Command, input: &[u8]) -> Told {
     let mut child = spawn(command);
     let mut stdin = child.stdin.take().unwrap();
     let feed = async {
@@ -106,7 +112,7 @@ pub(crate) async fn run(command: &mut Command, input: &[u8]) -> Told {
         drop(stdin);
     };
     let both = async { tokio::join!(feed, child.wait_with_output()).1 };
-    tokio::time::timeout(PATIENCE, both)
+    tokio::time::timeout(patience, both)
         .await
         .expect("the command ends")
         .unwrap()
@@ -189,6 +195,17 @@ pub(crate) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Op
         }
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What a variable of the environment says, for trials that the suite is too short for.
+pub(crate) fn setting<T: FromStr>(name: &str, otherwise: T) -> T {
+    match std::env::var(name) {
+        Err(_) => otherwise,
+        Ok(text) => match text.parse() {
+            Ok(value) => value,
+            Err(_) => panic!("{name}={text} is no number of the right kind"),
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 //! `session-manager-plugin` (plugin/) that was written from the protocol's description.
 
 mod faults;
+mod node;
 mod peer;
 mod ports;
 mod shells;

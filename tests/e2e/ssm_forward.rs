@@ -1,7 +1,8 @@
 //! Tunnels over SSM, as people use them: many connections, cut and noisy networks, old SSM Agents,
 //! stock `ssh` on top.
 
-mod peer;
+mod long;
+pub(crate) mod peer;
 mod ssh;
 mod storm;
 

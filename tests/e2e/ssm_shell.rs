@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use lab::ssm::{Cut, CutEvery, Side};
-use lab::stack::Lab;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::harness::{PATIENCE, eventually, lab, postern, postern_as};
+use crate::harness::{eventually, lab, postern, postern_as};
+use crate::person::{Person, prompt};
 
 #[tokio::test]
 async fn a_command_tells_its_output_and_its_exit_status() {
@@ -126,78 +125,6 @@ async fn what_cannot_be_reached_is_told_and_nothing_hangs() {
     assert!(lab.ssm.bring_back("app-1"));
     postern(&lab, &connect).await.status(0);
     lab.stop().await.unwrap();
-}
-
-/// A person at a terminal.
-struct Person {
-    pty: pty_process::Pty,
-    child: tokio::process::Child,
-    seen: String,
-}
-
-impl Person {
-    fn at(lab: &Lab, arguments: &[&str]) -> Self {
-        let (pty, slave) = pty_process::open().unwrap();
-        pty.resize(pty_process::Size::new(40, 100)).unwrap();
-        let child = pty_process::Command::new(&lab.programs.client)
-            .args(arguments)
-            .envs(&lab.environment)
-            .kill_on_drop(true)
-            .spawn(slave)
-            .unwrap();
-        Self {
-            pty,
-            child,
-            seen: String::new(),
-        }
-    }
-
-    async fn types(&mut self, text: &str) {
-        self.pty.write_all(text.as_bytes()).await.unwrap();
-    }
-
-    /// Waits for `text`, and forgets what came up to it.
-    async fn sees(&mut self, text: &str) {
-        let mut buffer = [0; 4096];
-        let seeing = async {
-            while !self.seen.contains(text) {
-                let length = self.pty.read(&mut buffer).await.expect(&self.seen);
-                self.seen
-                    .push_str(&String::from_utf8_lossy(&buffer[..length]));
-            }
-        };
-        let seen = tokio::time::timeout(PATIENCE, seeing).await;
-        let at = self.seen.find(text);
-        let (Ok(()), Some(at)) = (seen, at) else {
-            panic!("no `{text}` in: {}", self.seen);
-        };
-        self.seen.drain(..at + text.len());
-    }
-
-    async fn leaves(mut self) -> Option<i32> {
-        let mut buffer = [0; 4096];
-        let leaving = async {
-            while self
-                .pty
-                .read(&mut buffer)
-                .await
-                .is_ok_and(|length| length > 0)
-            {}
-            self.child.wait().await.unwrap()
-        };
-        let status = tokio::time::timeout(PATIENCE, leaving)
-            .await
-            .expect("an end");
-        status.code()
-    }
-}
-
-/// `sh`'s, of the user that the lab's SSM Agent runs as: ours.
-fn prompt() -> &'static str {
-    match rustix::process::geteuid().is_root() {
-        true => "# ",
-        false => "$ ",
-    }
 }
 
 #[tokio::test]

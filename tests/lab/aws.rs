@@ -402,6 +402,28 @@ impl Aws {
         })
     }
 
+    /// Changes what version its SSM Agent says that it is. False if there is no such node.
+    pub fn set_ssm_agent_version(&self, id: &str, version: &str) -> bool {
+        self.shared.with(|state| {
+            let mut managed = false;
+            state.fleet.change(id, |instance| {
+                if let Some(node) = &mut instance.ssm {
+                    version.clone_into(&mut node.agent_version);
+                    managed = true;
+                }
+            });
+            managed
+        })
+    }
+
+    /// Adds or replaces a session document of the account's own; that of the preferences too.
+    pub fn put_document(&self, document: SessionDocument) {
+        self.shared.with(|state| {
+            state.documents.retain(|own| own.name != document.name);
+            state.documents.push(document);
+        });
+    }
+
     /// Removes an instance. False if there is none of that id.
     pub fn remove_instance(&self, id: &str) -> bool {
         self.shared.with(|state| state.fleet.remove(id))

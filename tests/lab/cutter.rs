@@ -1,5 +1,5 @@
-//! A bad network: a TCP relay that cuts all connections, or goes silent, for a while; and whose
-//! clients seem to come from somewhere else afterwards.
+//! A bad network: a TCP relay that cuts all connections, forgets them or goes silent for a while;
+//! and whose clients seem to come from somewhere else afterwards.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -15,6 +16,37 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 const CHUNK: usize = 64 * 1024;
+
+/// No outage is shorter.
+const SHORTEST: f64 = 0.1;
+/// A program that is waiting gets its outage after this, but has time to come back first.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Outages to come: the same ones for the same seed.
+#[derive(Debug, Clone, Copy)]
+pub struct Storm {
+    /// Of the dice.
+    pub seed: u64,
+    /// How many outages. Of each three, one is of each kind.
+    pub count: usize,
+    /// Each takes 0.1 s to this.
+    pub longest: Duration,
+    /// Bytes that pass between two of them, if they pass within six seconds.
+    pub every: u64,
+}
+
+/// What a storm did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Toll {
+    /// Outages in which connections were reset.
+    pub cut: usize,
+    /// Outages in which nothing passed.
+    pub silent: usize,
+    /// Outages that connections did not outlive, though nobody was told.
+    pub lost: usize,
+    /// Of all outages together.
+    pub outage: Duration,
+}
 
 /// What the network does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +57,9 @@ enum Weather {
     Cut,
     /// Nothing passes, and nobody is told. What was on its way arrives when it is fine again.
     Silent,
+    /// Nothing passes, and nobody is told. The connections that there were never carry anything
+    /// again: what their ends send vanishes, as behind a NAT that forgot them.
+    Lost,
 }
 
 /// A running relay.
@@ -75,35 +110,50 @@ impl Cutter {
         })
     }
 
-    /// Cuts `count` times, whenever `every` further bytes have passed (or six seconds have), for
-    /// 0.1 s to `longest` each; half of the outages are silent, and each is followed by another
-    /// source address.
-    pub async fn storm(&self, seed: u64, count: usize, every: u64, longest: Duration) {
-        tracing::info!(seed, "a storm");
-        let mut random = StdRng::seed_from_u64(seed);
-        let shared = &self.shared;
-        for _ in 0..count {
-            let enough = shared.moved.load(Ordering::Relaxed) + every;
+    /// Cuts everything, until [`Self::heal`].
+    pub fn cut(&self) {
+        self.shared.weather.send_replace(Weather::Cut);
+    }
+
+    /// Lets everything pass again.
+    pub fn heal(&self) {
+        self.shared.weather.send_replace(Weather::Fine);
+    }
+
+    /// Lets a storm pass. Each outage is followed by another source address.
+    pub async fn weather(&self, storm: Storm) -> Toll {
+        let mut random = StdRng::seed_from_u64(storm.seed);
+        let mut kinds = [Weather::Cut, Weather::Silent, Weather::Lost];
+        let (shared, mut toll) = (&self.shared, Toll::default());
+        for number in 0..storm.count {
+            if number % kinds.len() == 0 {
+                kinds.shuffle(&mut random);
+            }
+            let weather = kinds[number % kinds.len()];
+            let outage = random.random_range(SHORTEST..=storm.longest.as_secs_f64().max(SHORTEST));
+            let outage = Duration::from_secs_f64(outage);
+            let source = Ipv4Addr::new(127, 0, random.random(), random.random_range(2..=250));
+            let enough = shared.moved.load(Ordering::Relaxed) + storm.every;
             let passed = async {
                 while shared.moved.load(Ordering::Relaxed) < enough {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             };
-            // A program that is waiting gets its outage too, but time to come back first.
-            let _late = tokio::time::timeout(Duration::from_secs(6), passed).await;
-            let weather = if random.random() {
-                Weather::Cut
-            } else {
-                Weather::Silent
-            };
-            let outage = random.random_range(0.1..=longest.as_secs_f64());
-            let source = Ipv4Addr::new(127, 0, random.random(), random.random_range(2..=250));
-            tracing::info!(?weather, outage, %source, "an outage");
+            let _late = tokio::time::timeout(PATIENCE, passed).await;
+            tracing::info!(?weather, ?outage, %source, "an outage");
             shared.weather.send_replace(weather);
-            tokio::time::sleep(Duration::from_secs_f64(outage)).await;
+            tokio::time::sleep(outage).await;
             shared.source.send_replace(source.into());
             shared.weather.send_replace(Weather::Fine);
+            toll.outage += outage;
+            match weather {
+                Weather::Fine => {}
+                Weather::Cut => toll.cut += 1,
+                Weather::Silent => toll.silent += 1,
+                Weather::Lost => toll.lost += 1,
+            }
         }
+        toll
     }
 }
 
@@ -112,7 +162,7 @@ impl Shared {
         let mut weather = self.weather.subscribe();
         // A connection that arrives in silence waits for the end of it.
         if *weather
-            .wait_for(|now| *now != Weather::Silent)
+            .wait_for(|now| matches!(now, Weather::Fine | Weather::Cut))
             .await
             .map_err(gone)?
             == Weather::Cut
@@ -130,23 +180,35 @@ impl Shared {
             tokio::select! {
                 up = self.copy(near_in, far_out) => up,
                 down = self.copy(far_in, near_out) => down,
-                cut = weather.wait_for(|now| *now == Weather::Cut) => cut.map(drop).map_err(gone),
+                end = weather.wait_for(|now| matches!(now, Weather::Cut | Weather::Lost)) => {
+                    end.map(|weather| *weather).map_err(gone)
+                }
             }
         };
+        if matches!(relayed, Ok(Weather::Lost)) {
+            // Neither end is told anything, not even that the other one left.
+            tokio::join!(swallow(&mut near), swallow(&mut far));
+        }
         // However it ended: a broken network is not polite.
         near.set_zero_linger()?;
         far.set_zero_linger()?;
-        relayed
+        relayed.map(drop)
     }
 
-    async fn copy(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> std::io::Result<()> {
+    /// Returns with an error alone.
+    async fn copy(
+        &self,
+        mut from: ReadHalf<'_>,
+        mut to: WriteHalf<'_>,
+    ) -> std::io::Result<Weather> {
         let mut weather = self.weather.subscribe();
         let mut chunk = vec![0; CHUNK];
         loop {
             let length = from.read(&mut chunk).await?;
+            // A connection that is lost is not copied from again.
             drop(
                 weather
-                    .wait_for(|now| *now != Weather::Silent)
+                    .wait_for(|now| matches!(now, Weather::Fine | Weather::Cut))
                     .await
                     .map_err(gone)?,
             );
@@ -159,6 +221,12 @@ impl Shared {
             self.moved.fetch_add(length as u64, Ordering::Relaxed);
         }
     }
+}
+
+/// Takes what comes until its sender leaves.
+async fn swallow(stream: &mut TcpStream) {
+    let mut chunk = vec![0; CHUNK];
+    while stream.read(&mut chunk).await.is_ok_and(|length| length > 0) {}
 }
 
 fn gone(_: watch::error::RecvError) -> std::io::Error {

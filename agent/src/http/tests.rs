@@ -1,6 +1,7 @@
 //! The API through TLS, as `curl` would use it.
 
 mod claims;
+mod doors;
 
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};

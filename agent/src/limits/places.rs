@@ -1,11 +1,11 @@
 //! What counts, held by whoever is counted; dropping it counts down.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::{LimitReached, Limits};
 
@@ -14,9 +14,16 @@ use super::{LimitReached, Limits};
 pub(crate) struct Arrival {
     pub(super) connection: Connection,
     pub(super) _unproved: Unproved,
+    pub(super) leave: CancellationToken,
 }
 
 impl Arrival {
+    /// Says when the place is wanted for somebody who comes from elsewhere. Nobody who proved
+    /// something has to go.
+    pub(crate) fn leave(&self) -> CancellationToken {
+        self.leave.clone()
+    }
+
     /// The peer proved to be `principal`: it counts as that from now on.
     pub(crate) fn prove(self, principal: &str) -> Result<Place, LimitReached> {
         let limits = self.connection.0.clone();
@@ -49,11 +56,11 @@ impl Arrival {
             let mut left = pin!(limits.enrolled.notified());
             // From here on nobody's leaving is missed.
             left.as_mut().enable();
-            if limits.enroll(address) {
-                let connection = self.connection;
+            if let Some((number, leave)) = limits.enroll(address) {
                 return Ok(Enrolling {
-                    connection,
-                    address,
+                    connection: self.connection,
+                    number,
+                    leave,
                 });
             }
             if timeout_at(deadline, left).await.is_err() {
@@ -111,16 +118,22 @@ impl Drop for Parked {
 #[derive(Debug)]
 pub(crate) struct Enrolling {
     connection: Connection,
-    address: IpAddr,
+    number: u64,
+    leave: CancellationToken,
+}
+
+impl Enrolling {
+    /// Says when the place is wanted for somebody who comes from elsewhere.
+    pub(crate) fn leave(&self) -> CancellationToken {
+        self.leave.clone()
+    }
 }
 
 impl Drop for Enrolling {
     fn drop(&mut self) {
-        let mut counts = self.connection.0.counts();
-        counts.enrollments = counts.enrollments.saturating_sub(1);
-        count_down(&mut counts.enrolling, self.address);
-        drop(counts);
-        self.connection.0.enrolled.notify_waiters();
+        let limits = &self.connection.0;
+        limits.counts().enrolling.remove(self.number);
+        limits.enrolled.notify_waiters();
     }
 }
 
@@ -149,22 +162,11 @@ impl Drop for Connection {
 
 /// One of those whose peer is unknown.
 #[derive(Debug)]
-pub(super) struct Unproved(pub(super) Limits, pub(super) IpAddr);
+pub(super) struct Unproved(pub(super) Limits, pub(super) u64);
 
 impl Drop for Unproved {
     fn drop(&mut self) {
-        let mut counts = self.0.counts();
-        counts.unauthenticated = counts.unauthenticated.saturating_sub(1);
-        count_down(&mut counts.arrivals, self.1);
-    }
-}
-
-fn count_down(map: &mut HashMap<IpAddr, usize>, address: IpAddr) {
-    if let Some(count) = map.get_mut(&address) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            map.remove(&address);
-        }
+        self.0.counts().strangers.remove(self.1);
     }
 }
 

@@ -9,8 +9,8 @@ fn limits() -> Limits {
         connections: 4,
         unauthenticated: 3,
         unauthenticated_per_address: 2,
-        enrollments: 1,
-        enrollments_per_address: 1,
+        enrollments: 2,
+        enrollments_per_address: 2,
         pipes_per_principal: 2,
         sessions_per_principal: 1,
     })
@@ -29,9 +29,30 @@ fn strangers_are_limited_by_address_and_in_all() {
         limits.arrive(ip("192.0.2.1")).unwrap_err(),
         LimitReached::Unauthenticated
     );
-    let _c = limits.arrive(ip("2001:db8::1")).unwrap();
-    assert!(limits.arrive(ip("192.0.2.3")).is_err(), "three in all");
+    let c = limits.arrive(ip("2001:db8::1")).unwrap();
     drop(b);
+    limits.arrive(ip("192.0.2.1")).unwrap();
+    assert!(!c.leave().is_cancelled());
+}
+
+#[test]
+fn a_flood_of_strangers_crowds_out_itself_and_nobody_else() {
+    let limits = limits();
+    let a = limits.arrive(ip("192.0.2.1")).unwrap();
+    let b = limits.arrive(ip("192.0.2.1")).unwrap();
+    let c = limits.arrive(ip("192.0.2.2")).unwrap();
+    let d = limits.arrive(ip("192.0.2.3")).unwrap();
+    let gone = [&a, &b, &c, &d].map(|one| one.leave().is_cancelled());
+    assert_eq!(gone, [true, false, false, false], "the oldest of the crowd");
+    // Until it is gone it has its place: those on their way out are bounded too.
+    assert!(limits.arrive(ip("192.0.2.4")).is_err());
+    assert_eq!(limits.connections(), (4, 4));
+    drop(a);
+    assert_eq!(limits.connections(), (3, 3));
+    // Nobody has more than a fourth address would have.
+    assert!(limits.arrive(ip("192.0.2.2")).is_err());
+    drop((b, c, d));
+    assert_eq!(limits.connections(), (0, 0));
     limits.arrive(ip("192.0.2.1")).unwrap();
 }
 
@@ -69,25 +90,46 @@ fn sessions_have_a_limit_of_their_own() {
 async fn an_enrolment_waits_for_its_turn_as_long_as_it_may() {
     const PATIENCE: Duration = Duration::from_secs(60);
     let limits = limits();
-    let (here, there) = (ip("192.0.2.1"), ip("192.0.2.2"));
+    let [here, there, elsewhere] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(ip);
     let one = limits.arrive(here).unwrap().enroll(here, PATIENCE).await;
-    let two = limits.arrive(there).unwrap();
-    let refused = two.enroll(there, Duration::ZERO).await.unwrap_err();
+    let two = limits.arrive(there).unwrap().enroll(there, PATIENCE).await;
+    let three = limits.arrive(elsewhere).unwrap();
+    let refused = three.enroll(elsewhere, Duration::ZERO).await.unwrap_err();
     assert_eq!(refused, LimitReached::Enrollments);
-    assert_eq!(limits.connections(), (1, 0), "who gave up counts no more");
+    assert_eq!(limits.connections(), (2, 0), "who gave up counts no more");
 
-    let two = limits.arrive(there).unwrap();
-    let mut waiting = pin!(two.enroll(there, PATIENCE));
+    let three = limits.arrive(elsewhere).unwrap();
+    let mut waiting = pin!(three.enroll(elsewhere, PATIENCE));
     let waits = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
     assert!(waits.await);
     assert_eq!(
         limits.connections(),
-        (2, 1),
+        (3, 1),
         "who waits is a stranger still"
     );
+    assert!(!one.as_ref().unwrap().leave().is_cancelled());
     drop(one);
-    drop(waiting.await.unwrap());
+    drop((waiting.await.unwrap(), two));
     assert_eq!(limits.connections(), (0, 0));
+}
+
+#[tokio::test]
+async fn an_address_with_most_enrolments_gives_one_up_for_somebody_from_elsewhere() {
+    let limits = limits();
+    let (crowd, elsewhere) = (ip("192.0.2.1"), ip("192.0.2.2"));
+    let enroll = async |address| {
+        let arrival = limits.arrive(address).unwrap();
+        arrival.enroll(address, Duration::ZERO).await
+    };
+    let (one, two) = (enroll(crowd).await.unwrap(), enroll(crowd).await.unwrap());
+    assert!(enroll(crowd).await.is_err());
+    assert!(!one.leave().is_cancelled());
+    let other = enroll(elsewhere).await.unwrap();
+    let gone = [&one, &two, &other].map(|one| one.leave().is_cancelled());
+    assert_eq!(gone, [true, false, false], "the oldest of the crowd");
+    assert!(enroll(crowd).await.is_err());
+    drop((one, two, other));
+    enroll(crowd).await.unwrap();
 }
 
 #[test]

@@ -7,8 +7,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes that every pipe may keep.
-const FREE: usize = 2 * 1024 * 1024;
+/// Bytes that every pipe may keep. All the pipes that one principal may open keep less of it than
+/// the share of a principal.
+const FREE: usize = 128 * 1024;
+/// Room that there is before the shares are asked for more: that of a whole read.
+const READ: usize = 64 * 1024;
 /// Bytes taken from the shares at once.
 const STEP: usize = 1024 * 1024;
 
@@ -58,7 +61,7 @@ impl Budget {
         if held == 0 {
             self.release();
         }
-        while held >= FREE + self.taken && self.take() {}
+        while held + READ > FREE + self.taken && self.take() {}
         room.min((FREE + self.taken).saturating_sub(held))
     }
 
@@ -102,6 +105,7 @@ mod tests {
         let (agent, principal) = (Share::new(3 * MIB), Share::new(2 * MIB));
         let mut one = Budget::new(agent.clone(), principal.clone());
         assert_eq!(one.room(0, 32 * MIB), FREE);
+        assert_eq!(one.room(READ, 32 * MIB), FREE - READ, "not asked for yet");
         assert_eq!(one.room(FREE, 32 * MIB), STEP);
         assert_eq!(one.room(FREE + STEP, 32 * MIB), STEP);
         assert_eq!(
@@ -121,5 +125,32 @@ mod tests {
         assert_eq!(one.room(0, 32 * MIB), FREE, "all acknowledged");
         assert_eq!(agent.left.load(Ordering::Relaxed), 3 * MIB);
         assert_eq!(principal.left.load(Ordering::Relaxed), 2 * MIB);
+    }
+
+    #[test]
+    fn pipes_that_acknowledge_nothing_keep_half_a_gibibyte_of_a_principal_in_all() {
+        // What a principal may have open, as the agent's configuration says by itself.
+        const PIPES: usize = 2048;
+        let (agent, principal) = (Share::new(1024 * MIB), Share::new(256 * MIB));
+        let mut kept = 0;
+        let budgets: Vec<Budget> = (0..PIPES)
+            .map(|_| {
+                let mut budget = Budget::new(agent.clone(), principal.clone());
+                let mut held = 0;
+                loop {
+                    let room = budget.room(held, 32 * MIB - held);
+                    if room == 0 {
+                        break;
+                    }
+                    held += room;
+                }
+                assert!(held >= FREE, "nobody is left without any");
+                kept += held;
+                budget
+            })
+            .collect();
+        assert!(kept <= 512 * MIB, "{kept}");
+        drop(budgets);
+        assert_eq!(principal.left.load(Ordering::Relaxed), 256 * MIB);
     }
 }

@@ -3,5 +3,6 @@
 mod endings;
 mod hostile;
 mod opening;
+mod races;
 mod resume;
 mod tunnels;

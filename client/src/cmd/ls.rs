@@ -1,184 +1,191 @@
 //! `postern ls [FILTER...]`: targets, how each can be reached, what policy lets you do.
+//!
+//! Both ways are asked where both are configured: the agent, and SSM for what it manages. A target
+//! that both know is one row with both routes.
 
+mod bastion;
 mod ssm;
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
+use self::bastion::Listing;
 use crate::cli::{LsArgs, Via};
 use crate::context::Context;
-use crate::error::Error;
-use crate::gateway::Gateway;
-use crate::http::{Client, percent_encoded};
+use crate::error::{Error, Kind};
+use crate::ssm::target::Node;
 
-/// The agent's answer. It may say more than this version shows.
-#[derive(Debug, Deserialize)]
-struct Listing {
-    targets: Vec<Target>,
+const BASTION: &str = "bastion";
+const SSM: &str = "ssm";
+
+/// The stable form: what the agent says of its targets, with the ways to each.
+#[derive(Serialize)]
+struct Answer {
+    targets: Vec<Map<String, Value>>,
     /// Why the listing may not be complete.
-    #[serde(default)]
-    trouble: Value,
+    trouble: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Target {
-    id: String,
-    name: String,
-    #[serde(default)]
-    address: String,
-    #[serde(default)]
-    platform: String,
-    #[serde(default)]
-    tags: BTreeMap<String, String>,
-    #[serde(default)]
-    allowed: Allowed,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Allowed {
-    users: Vec<String>,
-    any_user: bool,
-    ports: Vec<u16>,
-    any_port: bool,
-}
-
-/// Lists the agent's targets where one is configured, else those that SSM manages.
+/// Lists targets of the way that was named, or of both.
 pub async fn run(context: &Context, args: LsArgs) -> Result<ExitCode, Error> {
+    let filters = &args.filters;
     match args.via.unwrap_or(context.via) {
-        Via::Ssm => ssm::run(context, &args.filters).await,
-        Via::Auto if context.agents.is_empty() => ssm::run(context, &args.filters).await,
-        Via::Auto | Via::Bastion => bastion(context, args).await,
+        Via::Auto if !context.agents.is_empty() => both(context, filters).await,
+        Via::Auto | Via::Ssm => {
+            let nodes = ssm::nodes(context, filters).await?;
+            show_nodes(context, filters, nodes)
+        }
+        Via::Bastion => {
+            let listing = bastion::list(context, filters).await?;
+            show(context, filters, merged(listing, Vec::new(), filters))
+        }
     }
 }
 
-async fn bastion(context: &Context, args: LsArgs) -> Result<ExitCode, Error> {
-    let gateway = Gateway::of(context).await?;
-    let filters: Vec<String> = args
-        .filters
-        .iter()
-        .map(|filter| format!("filter={}", percent_encoded(filter)))
-        .collect();
-    let path = match filters.is_empty() {
-        true => "/v1/targets".to_owned(),
-        false => format!("/v1/targets?{}", filters.join("&")),
+/// The agent first: if anybody is asked for a code, then once.
+async fn both(context: &Context, filters: &[String]) -> Result<ExitCode, Error> {
+    let listing = match bastion::list(context, filters).await {
+        Ok(listing) => listing,
+        // Whoever says no means the person; an agent that is away does not hide what SSM knows.
+        Err(error) if error.kind == Kind::Unreachable => {
+            let Ok(nodes) = ssm::nodes(context, filters).await else {
+                return Err(error);
+            };
+            context
+                .printer
+                .warning(format!("the agent's targets are not listed: {error}"));
+            return show_nodes(context, filters, nodes);
+        }
+        Err(error) => return Err(error),
     };
-    let answer: Value = Client::connect(gateway).await?.get_json(&path).await?;
+    let mut trouble = None;
+    let nodes = match ssm::candidates(context, filters).await {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            // Many may not look there, and need not.
+            match error.kind {
+                Kind::Denied => context.printer.detail(unlisted(&error)),
+                _ => trouble = Some(unlisted(&error)),
+            }
+            Vec::new()
+        }
+    };
+    let mut answer = merged(listing, nodes, filters);
+    answer.trouble.extend(trouble);
+    show(context, filters, answer)
+}
+
+fn unlisted(error: &Error) -> String {
+    format!("what SSM manages is not listed: {error}")
+}
+
+/// One list: targets that both know once, and of the other nodes those that the filters leave.
+fn merged(listing: Listing, mut nodes: Vec<Node>, filters: &[String]) -> Answer {
+    let mut targets = listing.targets;
+    for target in &mut targets {
+        let id = target.get("id").and_then(Value::as_str).unwrap_or_default();
+        let at = nodes.iter().position(|node| node.id == id);
+        let node = at.map(|at| nodes.swap_remove(at));
+        let mut routes = vec![Value::from(BASTION)];
+        if let Some(node) = node {
+            routes.push(SSM.into());
+            target.insert(SSM.to_owned(), ssm::facts(&node));
+        }
+        target.insert("routes".to_owned(), routes.into());
+    }
+    nodes.retain(|node| ssm::fits(node, filters));
+    targets.extend(nodes.iter().map(ssm::target));
+    targets.sort_by(|one, other| {
+        let key = |target: &Map<String, Value>| {
+            ["name", "id"].map(|field| {
+                let text = target.get(field).and_then(Value::as_str);
+                text.unwrap_or_default().to_owned()
+            })
+        };
+        key(one).cmp(&key(other))
+    });
+    Answer {
+        targets,
+        trouble: listing.trouble,
+    }
+}
+
+fn show(context: &Context, filters: &[String], answer: Answer) -> Result<ExitCode, Error> {
     if context.printer.json {
         context.printer.json(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let listing: Listing = serde_json::from_value(answer).map_err(|error| {
-        Error::failed(format!(
-            "the agent's list of targets cannot be read: {error}"
-        ))
-    })?;
-    for trouble in sentences(&listing.trouble) {
+    for trouble in &answer.trouble {
         context.printer.warning(trouble);
     }
-    if listing.targets.is_empty() {
-        context.printer.note(match args.filters.is_empty() {
-            true => "the agent knows no targets",
+    if answer.targets.is_empty() {
+        context.printer.note(match filters.is_empty() {
+            true => "no target is known",
             false => "no target matches",
         });
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<Vec<String>> = listing.targets.into_iter().map(Target::row).collect();
+    let rows: Vec<Vec<String>> = answer
+        .targets
+        .into_iter()
+        .map(bastion::row)
+        .collect::<Result<_, _>>()?;
     context.printer.table(
-        &["name", "id", "address", "platform", "tags", "allowed"],
+        &[
+            "name", "id", "address", "platform", "tags", "route", "allowed",
+        ],
         &rows,
     )?;
     Ok(ExitCode::SUCCESS)
 }
 
-impl Target {
-    fn row(self) -> Vec<String> {
-        // The name stands in a column of its own.
-        let tags = self.tags.iter().filter(|(key, _)| *key != "Name");
-        let tags: Vec<String> = tags.map(|(key, value)| format!("{key}={value}")).collect();
-        let allowed = self.allowed.sentence();
-        vec![
-            self.name,
-            self.id,
-            self.address,
-            self.platform,
-            tags.join(" "),
-            allowed,
-        ]
+fn show_nodes(context: &Context, filters: &[String], nodes: Vec<Node>) -> Result<ExitCode, Error> {
+    if context.printer.json {
+        return show(
+            context,
+            filters,
+            Answer {
+                targets: nodes.iter().map(ssm::target).collect(),
+                trouble: Vec::new(),
+            },
+        );
     }
-}
-
-impl Allowed {
-    fn sentence(&self) -> String {
-        let mut parts = Vec::new();
-        match (self.any_user, self.users.is_empty()) {
-            (true, _) => parts.push("connect as any user".to_owned()),
-            (false, false) => parts.push(format!("connect as {}", self.users.join(", "))),
-            (false, true) => {}
-        }
-        match (self.any_port, self.ports.is_empty()) {
-            (true, _) => parts.push("tunnel to any port".to_owned()),
-            (false, false) => {
-                let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
-                parts.push(format!("tunnel to {}", ports.join(", ")));
-            }
-            (false, true) => {}
-        }
-        if parts.is_empty() {
-            "-".to_owned()
-        } else {
-            parts.join("; ")
-        }
+    if nodes.is_empty() {
+        context.printer.note(match filters.is_empty() {
+            true => "SSM manages no targets here",
+            false => "no target matches",
+        });
+        return Ok(ExitCode::SUCCESS);
     }
-}
-
-/// One sentence or several, whatever the agent calls trouble.
-fn sentences(trouble: &Value) -> Vec<String> {
-    match trouble {
-        Value::Null => Vec::new(),
-        Value::String(sentence) => vec![sentence.clone()],
-        Value::Array(sentences) => sentences
-            .iter()
-            .map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned))
-            .collect(),
-        other => vec![other.to_string()],
-    }
+    let rows: Vec<Vec<String>> = nodes
+        .into_iter()
+        .map(|node| {
+            let route = ssm::route(&node.status);
+            vec![
+                node.name,
+                node.id,
+                node.address,
+                node.platform,
+                route,
+                node.status,
+                node.agent_version,
+            ]
+        })
+        .collect();
+    let headings = [
+        "name",
+        "id",
+        "address",
+        "platform",
+        "route",
+        "status",
+        "SSM Agent",
+    ];
+    context.printer.table(&headings, &rows)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_allowed_is_one_sentence() {
-        let allowed = |users: &[&str], any_user, ports: &[u16], any_port| {
-            Allowed {
-                users: users.iter().map(|user| (*user).to_owned()).collect(),
-                any_user,
-                ports: ports.to_vec(),
-                any_port,
-            }
-            .sentence()
-        };
-        assert_eq!(allowed(&[], false, &[], false), "-");
-        assert_eq!(
-            allowed(&["ec2-user", "root"], false, &[5432], false),
-            "connect as ec2-user, root; tunnel to 5432"
-        );
-        assert_eq!(
-            allowed(&["x"], true, &[1], true),
-            "connect as any user; tunnel to any port"
-        );
-    }
-
-    #[test]
-    fn a_newer_agents_answer_is_still_read() {
-        let answer = r#"{"targets":[{"id":"i-1","name":"web-1","new":1,"allowed":{"users":["a"],"more":[]}}],"trouble":["EC2 did not answer"]}"#;
-        let listing: Listing = serde_json::from_str(answer).unwrap();
-        assert_eq!(listing.targets[0].allowed.users, ["a"]);
-        assert_eq!(sentences(&listing.trouble), ["EC2 did not answer"]);
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@ use crate::identity::aws::{AwsProfile, service_host};
 use crate::identity::secret::Keys;
 use crate::identity::sts::deepest;
 use crate::identity::trust::https;
+use crate::proxy::Proxies;
 
 use super::error::PolicyError;
 use super::probe::{Fact, Probe, Subject};
@@ -37,6 +38,7 @@ const SERVICE_LINKED: &str = "/aws-service-role/";
 pub struct Iam {
     client: aws_sdk_iam::Client,
     host: String,
+    proxies: Proxies,
 }
 
 /// A user or a role.
@@ -68,7 +70,8 @@ pub struct Answer {
 impl Iam {
     /// Nothing of the environment is read: the profile says it all.
     pub fn new(profile: &AwsProfile, keys: &Keys) -> Result<Self, PolicyError> {
-        let http = https(profile)?;
+        let host = service_host(profile.iam_endpoint.as_deref(), "iam", &profile.region);
+        let http = https(profile, &host)?;
         let token = keys.session_token.as_ref();
         let credentials = Credentials::new(
             &keys.access_key_id,
@@ -94,7 +97,8 @@ impl Iam {
         }
         Ok(Self {
             client: aws_sdk_iam::Client::from_conf(config.build()),
-            host: service_host(profile.iam_endpoint.as_deref(), "iam", &profile.region),
+            host,
+            proxies: profile.proxies.clone(),
         })
     }
 
@@ -201,8 +205,8 @@ impl Iam {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         let unreachable = |cause: String| PolicyError::Unreachable {
+            cause: self.proxies.explain(&self.host, cause),
             host: self.host.clone(),
-            cause,
         };
         let SdkError::ServiceError(context) = &error else {
             return match &error {

@@ -7,6 +7,7 @@ use crate::error::{Error as UserError, Kind};
 use crate::identity::IdentityError;
 use crate::identity::aws::AwsError;
 use crate::identity::trust::TrustError;
+use crate::proxy;
 
 /// Why policies cannot be printed or checked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -136,7 +137,9 @@ impl PolicyError {
             Self::NoRegion => "--region eu-west-1",
             Self::Partitions(..) => "print the policies of each partition on their own",
             Self::TooLong { .. } => "name fewer regions, tags or keys, and print several policies",
-            Self::Unreachable { .. } => "check the network, the region and the endpoint",
+            Self::Unreachable { cause, .. } => {
+                proxy::hint(cause).unwrap_or("check the network, the region and the endpoint")
+            }
             Self::NotAllowed { .. } => {
                 "whoever checks needs the policy that `postern policy iam --for checker` prints"
             }

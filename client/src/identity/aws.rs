@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::{ConfigError, Environment, read_small};
+use crate::proxy::Proxies;
 
 use super::secret::Keys;
 
@@ -36,6 +37,8 @@ pub struct AwsProfile {
     pub iam_endpoint: Option<String>,
     /// PEM file of the certificates that sign AWS's, instead of the system's.
     pub ca_bundle: Option<PathBuf>,
+    /// Which way leads to AWS.
+    pub proxies: Proxies,
     /// The MFA device.
     pub mfa_serial: Option<String>,
     /// A program that prints the code.
@@ -105,6 +108,7 @@ impl AwsProfile {
             ca_bundle: environment
                 .path("AWS_CA_BUNDLE")
                 .or_else(|| Some(expand(environment, &find("ca_bundle")?))),
+            proxies: Proxies::of(environment)?,
             mfa_serial: find("mfa_serial"),
             mfa_process: chain
                 .iter()

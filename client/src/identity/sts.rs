@@ -11,6 +11,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigError;
+use crate::proxy::{self, Proxies};
 
 use super::aws::{AwsProfile, Role};
 use super::code::MfaCode;
@@ -26,6 +27,7 @@ const SKEW_SECONDS: i64 = 240;
 pub(crate) struct Sts {
     client: aws_sdk_sts::Client,
     host: String,
+    proxies: Proxies,
 }
 
 /// Who AWS says that the caller is.
@@ -66,7 +68,8 @@ pub struct TemporaryKeys {
 impl Sts {
     /// Nothing of the environment is read: the profile says it all.
     pub(crate) fn new(profile: &AwsProfile, keys: &Keys) -> Result<Self, StsError> {
-        let http = https(profile)?;
+        let host = profile.sts_host();
+        let http = https(profile, &host)?;
         let credentials = Credentials::new(
             &keys.access_key_id,
             keys.secret_access_key.expose(),
@@ -94,7 +97,8 @@ impl Sts {
         }
         Ok(Self {
             client: aws_sdk_sts::Client::from_conf(config.build()),
-            host: profile.sts_host(),
+            host,
+            proxies: profile.proxies.clone(),
         })
     }
 
@@ -172,11 +176,13 @@ impl Sts {
             },
             SdkError::TimeoutError(_) => StsError::Unreachable {
                 host: self.host.clone(),
-                cause: "it did not answer in time".to_owned(),
+                cause: self
+                    .proxies
+                    .explain(&self.host, "it did not answer in time".to_owned()),
             },
             SdkError::DispatchFailure(_) => StsError::Unreachable {
                 host: self.host.clone(),
-                cause: deepest(&error),
+                cause: self.proxies.explain(&self.host, deepest(&error)),
             },
             _ => StsError::Answer(format!("{action}: {}", deepest(&error))),
         }
@@ -250,9 +256,11 @@ impl StsError {
                 "set `ca_bundle` in the profile or AWS_CA_BUNDLE if this endpoint has a CA of its own"
                     .to_owned(),
             ),
-            Self::Unreachable { .. } => {
-                Some("check the network, the region and the endpoint".to_owned())
-            }
+            Self::Unreachable { cause, .. } => Some(
+                proxy::hint(cause)
+                    .unwrap_or("check the network, the region and the endpoint")
+                    .to_owned(),
+            ),
             Self::Refused { code, message, .. } => match code.as_str() {
                 "InvalidClientTokenId" => Some(
                     "the access key was deleted or is inactive, or belongs to another partition"

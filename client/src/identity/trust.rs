@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
+use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
@@ -25,8 +27,8 @@ pub(crate) enum TrustError {
     Tls(String),
 }
 
-/// The HTTP client of AWS's SDKs.
-pub(crate) fn https(profile: &AwsProfile) -> Result<SharedHttpClient, TrustError> {
+/// The HTTP client of AWS's SDKs, for a service at `host`: directly, or through a proxy.
+pub(crate) fn https(profile: &AwsProfile, host: &str) -> Result<SharedHttpClient, TrustError> {
     let trust = match bundle(profile)? {
         Some(pem) => TrustStore::empty().with_pem_certificate(pem),
         None => TrustStore::default(),
@@ -35,12 +37,25 @@ pub(crate) fn https(profile: &AwsProfile) -> Result<SharedHttpClient, TrustError
         .with_trust_store(trust)
         .build()
         .map_err(|error| TrustError::Tls(error.to_string()))?;
-    Ok(aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(
-            tls::rustls_provider::CryptoMode::AwsLc,
-        ))
-        .tls_context(context)
-        .build_https())
+    let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+    let Some(proxy) = profile.proxies.toward(host) else {
+        let direct = Builder::new().tls_provider(provider).tls_context(context);
+        return Ok(direct.build_https());
+    };
+    let proxy = ProxyConfig::https(proxy.url())
+        // The reason would show the URL, and with it the password.
+        .map_err(|_| TrustError::Tls("the proxy's URL cannot be used".to_owned()))?;
+    Ok(
+        Builder::new().build_with_connector_fn(move |settings, components| {
+            let mut connector = Connector::builder().proxy_config(proxy.clone());
+            connector.set_connector_settings(settings.cloned());
+            connector.set_sleep_impl(components.and_then(|it| it.sleep_impl()));
+            connector
+                .tls_provider(provider.clone())
+                .tls_context(context.clone())
+                .build()
+        }),
+    )
 }
 
 /// TLS 1.3 for what no SDK speaks: the streams of SSM sessions.

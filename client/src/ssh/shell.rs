@@ -130,6 +130,7 @@ where
     let shown = Shown {
         output,
         error,
+        held: false,
         record: record.clone(),
     };
     let listen = listen(reader, expected, shown, helped, status);
@@ -184,6 +185,8 @@ async fn start(writer: &ChannelWriteHalf<Msg>, job: &Job) -> Result<VecDeque<Ask
 struct Shown<O, E> {
     output: O,
     error: E,
+    /// Whether something written may not be seen yet.
+    held: bool,
     record: Option<Record>,
 }
 
@@ -192,6 +195,7 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Shown<O, E> {
         if let Some(record) = &self.record {
             record.output(data).await.map_err(evidence)?;
         }
+        self.held = true;
         let written = self.output.write_all(data).await;
         written.map_err(|e| local("the standard output failed", e))
     }
@@ -200,6 +204,7 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Shown<O, E> {
         if let Some(record) = &self.record {
             record.stderr(data).await.map_err(evidence)?;
         }
+        self.held = true;
         let written = self.error.write_all(data).await;
         written.map_err(|e| local("the standard error failed", e))
     }
@@ -214,11 +219,14 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Shown<O, E> {
         written.await.map_err(|e| local("the terminal failed", e))
     }
 
+    /// Cancel-safe.
     async fn flush(&mut self) -> Result<(), SshError> {
         let flushed = self.output.flush().await;
         flushed.map_err(|e| local("the standard output failed", e))?;
         let flushed = self.error.flush().await;
-        flushed.map_err(|e| local("the standard error failed", e))
+        flushed.map_err(|e| local("the standard error failed", e))?;
+        self.held = false;
+        Ok(())
     }
 }
 
@@ -238,18 +246,30 @@ where
     let mut status = None;
     loop {
         let message = tokio::select! {
-            message = reader.wait() => message,
+            biased;
             Some(()) = help.recv() => {
                 shown.tell(escape::HELP).await?;
                 continue;
             }
+            message = reader.wait() => message,
+            // A prompt ends no line, and a standard output waits for one. Where more is there to
+            // be written at once, the flush would only cost.
+            flushed = shown.flush(), if shown.held => {
+                flushed?;
+                continue;
+            }
             line = told(&mut away) => {
-                shown.tell(line.as_bytes()).await?;
+                shown.tell(&line).await?;
                 continue;
             }
         };
         match message {
-            Some(ChannelMsg::Data { data }) => shown.output(&data).await?,
+            Some(ChannelMsg::Data { data }) => {
+                shown.output(&data).await?;
+                if let Some(away) = &mut away {
+                    away.saw(&data);
+                }
+            }
             Some(ChannelMsg::ExtendedData { data, ext: 1 }) => shown.error(&data).await?,
             Some(ChannelMsg::ExitStatus { exit_status }) => {
                 status = Some(Status::Exited(exit_status))
@@ -277,7 +297,7 @@ where
 }
 
 /// What the status line says next; nothing for ever where there is none.
-pub(crate) async fn told(status: &mut Option<StatusLine>) -> String {
+pub(crate) async fn told(status: &mut Option<StatusLine>) -> Vec<u8> {
     match status {
         Some(status) => status.next().await,
         None => pending().await,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::unfinished::Unfinished;
 use crate::pipe::outage::Away;
 
 /// What a person need not know.
@@ -17,6 +18,7 @@ const INTERRUPT: u8 = 3;
 /// What to write on the terminal, and when.
 pub(crate) struct StatusLine {
     away: watch::Receiver<Away>,
+    output: Unfinished,
     shown: bool,
     gone: bool,
 }
@@ -25,31 +27,41 @@ impl StatusLine {
     pub(crate) fn new(away: watch::Receiver<Away>) -> Self {
         Self {
             away,
+            output: Unfinished::default(),
             shown: false,
             gone: false,
         }
     }
 
+    /// The terminal was given this, which may have stopped anywhere.
+    pub(crate) fn saw(&mut self, output: &[u8]) {
+        self.output.feed(output);
+    }
+
     /// Waits until the line is to be written, again or away. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> String {
+    pub(crate) async fn next(&mut self) -> Vec<u8> {
         loop {
             let since = self.away.borrow_and_update().since;
             match since {
                 None if self.shown => {
-                    self.shown = false;
-                    return clear();
+                    if let Some(text) = self.output.around(&clear()) {
+                        self.shown = false;
+                        return text;
+                    }
                 }
                 Some(since) if since.elapsed() >= WORTH_TELLING && !self.gone => {
                     self.gone = true;
-                    self.shown = true;
-                    return line(since);
+                    if let Some(text) = self.output.around(&line(since)) {
+                        self.shown = true;
+                        return text;
+                    }
                 }
                 _ => {}
             }
             let changed = self.away.changed();
             let ended = match since {
-                None => changed.await.is_err(),
-                Some(_) => match tokio::time::timeout(TICK, changed).await {
+                None if !self.shown => changed.await.is_err(),
+                _ => match tokio::time::timeout(TICK, changed).await {
                     Ok(changed) => changed.is_err(),
                     Err(_) => false,
                 },
@@ -113,15 +125,30 @@ mod tests {
         let mut status = StatusLine::new(outages.watch());
         let long_ago = Instant::now().checked_sub(Duration::from_secs(12)).unwrap();
         let outage = outages.begin(long_ago);
-        let told = status.next().await;
+        let mut told = async || String::from_utf8(status.next().await).unwrap();
+        let first = told().await;
         assert!(
-            told.contains("network lost, 12 s; Ctrl-C twice to give up"),
-            "{told}"
+            first.contains("network lost, 12 s; Ctrl-C twice to give up"),
+            "{first}"
         );
-        assert!(status.next().await.contains("network lost"));
+        assert!(told().await.contains("network lost"));
         drop(outage);
-        assert_eq!(status.next().await, clear());
+        assert_eq!(told().await, clear());
         assert!(futures_util::poll!(std::pin::pin!(status.next())).is_pending());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_was_cut_within_a_sequence_is_not_disturbed() {
+        let outages = Outages::new();
+        let mut status = StatusLine::new(outages.watch());
+        status.saw(b"text \x1b[3");
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(12)).unwrap();
+        let outage = outages.begin(long_ago);
+        let told = status.next().await;
+        assert!(told.ends_with(b"\x1b8\x1b[3"), "{told:?}");
+        drop(outage);
+        status.saw(b"1mred");
+        assert_eq!(status.next().await, clear().as_bytes());
     }
 
     #[test]

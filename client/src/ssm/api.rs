@@ -24,6 +24,7 @@ use crate::identity::secret::Keys;
 use crate::identity::sts::{TemporaryKeys, deepest};
 use crate::identity::trust::{TrustError, https, tls_config};
 use crate::identity::{self, IdentityError};
+use crate::proxy::Proxies;
 
 use super::document;
 use super::error::SsmError;
@@ -65,10 +66,11 @@ impl Ssm {
     /// From the AWS profile of the context. Touches no network.
     pub fn of(context: &Context) -> Result<Arc<Self>, SsmError> {
         let profile = identity::aws_profile(context)?;
+        let host = service_host(profile.ssm_endpoint.as_deref(), "ssm", &profile.region);
         Ok(Arc::new(Self {
-            http: https(&profile)?,
+            http: https(&profile, &host)?,
             tls: tls_config(&profile)?,
-            host: service_host(profile.ssm_endpoint.as_deref(), "ssm", &profile.region),
+            host,
             profile,
             context: context.clone(),
             asked: AtomicBool::new(false),
@@ -207,10 +209,15 @@ impl Ssm {
         &self.tls
     }
 
-    /// The profile, its HTTP client and credentials, for another service.
-    pub(super) async fn lend(&self) -> Result<(&AwsProfile, SharedHttpClient, Keys), SsmError> {
+    /// Which way leads to AWS.
+    pub(super) fn proxies(&self) -> &Proxies {
+        &self.profile.proxies
+    }
+
+    /// The profile and credentials, for another service.
+    pub(super) async fn lend(&self) -> Result<(&AwsProfile, Keys), SsmError> {
         let keys = self.keys(None).await?.keys;
-        Ok((&self.profile, self.http.clone(), keys))
+        Ok((&self.profile, keys))
     }
 
     /// Asks with credentials that live. When AWS says that they do not, once more with others.
@@ -287,7 +294,8 @@ impl Ssm {
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        call_error("SSM", &self.host, action, target, error)
+        let at = (self.host.as_str(), self.proxies());
+        call_error("SSM", at, action, target, error)
     }
 }
 
@@ -303,7 +311,7 @@ impl From<TrustError> for SsmError {
 /// What an SDK's error means; the same for every service.
 pub(super) fn call_error<E>(
     service: &'static str,
-    host: &str,
+    (host, proxies): (&str, &Proxies),
     action: &'static str,
     target: Option<&str>,
     error: SdkError<E, HttpResponse>,
@@ -314,7 +322,7 @@ where
     let unreachable = |cause: String| SsmError::Unreachable {
         service,
         host: host.to_owned(),
-        cause,
+        cause: proxies.explain(host, cause),
     };
     match &error {
         // An outage of theirs is no answer.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postern_proto::ssm::payload::Flag;
 
+use super::notice::incomplete;
 use super::session::{Event, Reader, Session, Writer};
 use crate::error::Error;
 
@@ -112,10 +113,4 @@ pub(super) async fn read(
             None => return Ok(None),
         }
     }
-}
-
-/// The session ended and later bytes had arrived, earlier ones had not.
-pub(super) fn incomplete() -> Error {
-    Error::failed("the session ended before all of its data had arrived")
-        .hint("connect again; what was carried last is not complete")
 }

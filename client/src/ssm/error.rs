@@ -7,6 +7,7 @@ use crate::config::ConfigError;
 use crate::error::{Error as UserError, Kind};
 use crate::evidence::EvidenceError;
 use crate::identity::IdentityError;
+use crate::proxy;
 
 /// Why the SSM route does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -93,6 +94,10 @@ pub enum SsmError {
         host: String,
         /// Why not.
         cause: String,
+        /// What to do about it, where the cause tells that.
+        hint: Option<&'static str>,
+        /// Whether somebody answered, so that asking again at once cannot help.
+        is_answer: bool,
     },
     /// The key of an encrypted session.
     #[error(
@@ -174,10 +179,12 @@ impl SsmError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Identity(error) => error.kind(),
-            Self::Config(_) | Self::Ambiguous { .. } | Self::NoTarget { .. } => Kind::Usage,
+            Self::Config(_) | Self::Ambiguous { .. } => Kind::Usage,
             Self::Expired(_) => Kind::LoginNeeded,
             Self::Unreachable { .. } | Self::Stream { .. } | Self::Lost { .. } => Kind::Unreachable,
-            Self::Offline { .. } | Self::Vanished { .. } => Kind::Unreachable,
+            Self::NoTarget { .. } | Self::Offline { .. } | Self::Vanished { .. } => {
+                Kind::Unreachable
+            }
             Self::Refused { code, .. } if code == "TargetNotConnected" => Kind::Unreachable,
             Self::Refused { code, .. } if DENIED.contains(&code.as_str()) => Kind::Denied,
             Self::Key { .. } => Kind::Denied,
@@ -218,7 +225,12 @@ impl SsmError {
             {
                 "set `ca_bundle` in the profile or AWS_CA_BUNDLE if this endpoint has a CA of its own"
             }
-            Self::Unreachable { .. } => "check the network, the region and the endpoint",
+            Self::Unreachable { cause, .. } => {
+                proxy::hint(cause).unwrap_or("check the network, the region and the endpoint")
+            }
+            Self::Stream {
+                hint: Some(hint), ..
+            } => hint,
             Self::Stream { .. } => {
                 "check that this network lets WebSockets to ssmmessages.REGION.amazonaws.com through"
             }
@@ -231,9 +243,10 @@ impl SsmError {
                 "check that the instance runs, that its SSM Agent does, and that it reaches \
                  ssmmessages.REGION.amazonaws.com"
             }
-            Self::OldAgent { .. } => {
+            Self::OldAgent { what, .. } if what.starts_with("commands") => {
                 "update it (AWS-UpdateSSMAgent), or use `postern connect` without a command"
             }
+            Self::OldAgent { .. } => "update it (AWS-UpdateSSMAgent)",
             Self::Key { .. } => {
                 "ask for kms:GenerateDataKey on that key; the account's Session Manager \
                  preferences name it"
@@ -264,7 +277,8 @@ impl SsmError {
                  `--via bastion` tells more"
             }
             Self::Incomplete => "run it again, or write its output to a file on the target",
-            Self::Answer { .. } | Self::Stopped | Self::NoRandomness => return None,
+            Self::Answer { .. } => "try again; if it stays, check the endpoint",
+            Self::Stopped | Self::NoRandomness => return None,
         };
         Some(text.to_owned())
     }
@@ -285,6 +299,9 @@ fn refusal_hint(code: &str, message: &str) -> Option<String> {
         }
         "InvalidDocument" | "InvalidDocumentVersion" => {
             "the account or region has no such SSM document, or a policy hides it"
+        }
+        "ThrottlingException" | "TooManyUpdates" => {
+            "try again in a moment: AWS limits how often an account asks"
         }
         code if is_limit(code) => {
             "end sessions that nobody uses (`aws ssm describe-sessions --state Active`), or ask \

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::pool::{Opener, Pool};
 use super::relay::{Ending, Meter, Moved, Witness, relay};
-use super::target::Node;
-use super::{Session, Ssm, Start, claim, document};
+use super::target::{Feature, Node};
+use super::{Session, Ssm, Start, claim, document, notice};
 use crate::context::Context;
 use crate::error::Error;
 use crate::evidence::{Carries, End, Record};
@@ -85,6 +85,10 @@ impl Tunnel {
         forward: &Forward,
         limit: usize,
     ) -> Result<Self, Error> {
+        node.demand(match forward.host {
+            None => Feature::Port,
+            Some(_) => Feature::RemoteHost,
+        })?;
         let listener = forward.listen().await?;
         let address = listener
             .local_addr()
@@ -211,8 +215,7 @@ async fn connection<O: Opener>(
     };
     let uncarried = |error: Error| {
         reset(&socket);
-        let text = format!("the connection from {peer} was not carried: {error}");
-        shared.printer.warning(text);
+        shared.printer.warning(notice::not_carried(&peer, &error));
     };
     let mut lease = match leased {
         Ok(lease) => lease,
@@ -243,9 +246,8 @@ async fn connection<O: Opener>(
     let why = match ending {
         Some(Ending::Closed) if is_refused => {
             reset(&socket);
-            let why = format!("nothing answers at {}", shared.destination);
-            let text = format!("the connection from {peer} was not carried: {why}");
-            shared.printer.warning(text);
+            let why = notice::nothing_answers(&shared.destination);
+            shared.printer.warning(notice::not_carried(&peer, &why));
             Some(why)
         }
         Some(Ending::Closed | Ending::Left) | None => None,
@@ -256,7 +258,7 @@ async fn connection<O: Opener>(
         }
         Some(Ending::Over(error)) => {
             reset(&socket);
-            let line = format!("the connection from {peer} ended: {error}");
+            let line = notice::connection_ended(&peer, &error);
             // Where several share a session, it was told once for all.
             if lease.is_alone() {
                 shared.printer.warning(line);

@@ -10,6 +10,7 @@ use postern_proto::ssm::crypt::SessionKey;
 use zeroize::Zeroizing;
 
 use crate::identity::aws::service_host;
+use crate::identity::trust::https;
 
 use super::api::{Ssm, call_error, credentials};
 use super::error::SsmError;
@@ -30,12 +31,13 @@ pub(super) async fn data_key(
     target: &str,
     request: &KeyRequest,
 ) -> Result<DataKey, SsmError> {
-    let (profile, http, keys) = ssm.lend().await?;
+    let (profile, keys) = ssm.lend().await?;
+    let host = service_host(profile.kms_endpoint.as_deref(), "kms", &profile.region);
     let mut config = aws_sdk_kms::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(profile.region.clone()))
         .credentials_provider(credentials(&keys))
-        .http_client(http)
+        .http_client(https(profile, &host)?)
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().operation_timeout(DEADLINE).build());
     if let Some(url) = &profile.kms_endpoint {
@@ -50,13 +52,18 @@ pub(super) async fn data_key(
     for (name, value) in encryption_context(session, target, request.challenge.as_deref()) {
         call = call.encryption_context(name, value);
     }
-    let host = service_host(profile.kms_endpoint.as_deref(), "kms", &profile.region);
     let unusable = |cause: String| SsmError::Key {
         key: request.key_id.clone(),
         cause,
     };
     let answer = call.send().await.map_err(|error| {
-        match call_error("KMS", &host, "GenerateDataKey", None, error) {
+        match call_error(
+            "KMS",
+            (&host, ssm.proxies()),
+            "GenerateDataKey",
+            None,
+            error,
+        ) {
             SsmError::Refused { code, message, .. } => unusable(match message.as_str() {
                 "" => code,
                 message => format!("{message} ({code})"),

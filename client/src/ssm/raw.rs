@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::basic::Whole;
 use super::relay::{Ending, Far, Meter, Moved, Witness, relay};
-use super::{Session, Start, claim, document};
+use super::{Session, Start, claim, document, notice};
 use crate::error::Error;
 use crate::evidence::{Flow, Record};
 use crate::pipe::outage::Away;
@@ -100,10 +100,7 @@ impl Raw {
             whole.end().await;
         }
         match ending {
-            Ending::Closed if is_refused => Err(Error::unreachable(
-                "nothing answers at the SSH port of the target",
-            )
-            .hint("`postern connect TARGET` needs no SSH server there")),
+            Ending::Closed if is_refused => Err(notice::no_ssh()),
             // A local side that went away is its own matter.
             Ending::Closed | Ending::Left | Ending::Local(_) => Ok(()),
             Ending::Over(error) => Err(error),

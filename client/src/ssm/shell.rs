@@ -169,12 +169,17 @@ where
                 continue;
             }
             text = told(&mut line) => {
-                screen.tell(text.as_bytes()).await?;
+                screen.tell(&text).await?;
                 continue;
             }
         };
         match event {
-            Some(Event::Data(bytes)) => screen.output(&bytes).await?,
+            Some(Event::Data(bytes)) => {
+                screen.output(&bytes).await?;
+                if let Some(line) = &mut line {
+                    line.saw(&bytes);
+                }
+            }
             Some(Event::Stderr(bytes) | Event::Error(bytes)) => screen.error(&bytes).await?,
             Some(Event::Exit(code)) => status = Status::Exited(code),
             Some(Event::Flag(_)) => {}

@@ -16,7 +16,6 @@ use postern_proto::ssm::channel::Transmit;
 use postern_proto::ssm::message::MESSAGE_LIMIT;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -24,7 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use crate::transport::reach;
+use crate::proxy::{Proxies, Stream};
 
 use super::error::SsmError;
 
@@ -43,7 +42,7 @@ const KEEPALIVE: &[u8] = b"keepalive";
 
 /// A connection that is up.
 pub(super) struct Socket {
-    stream: WebSocketStream<TlsStream<TcpStream>>,
+    stream: WebSocketStream<TlsStream<Stream>>,
     // The last sign of the service.
     heard: Instant,
     ping: Ping,
@@ -63,7 +62,11 @@ enum Ping {
 
 impl Socket {
     /// Connects to the URL of a stream.
-    pub(super) async fn open(url: &str, tls: &Arc<ClientConfig>) -> Result<Self, SsmError> {
+    pub(super) async fn open(
+        url: &str,
+        tls: &Arc<ClientConfig>,
+        proxies: &Proxies,
+    ) -> Result<Self, SsmError> {
         let uri: Uri = url.parse().map_err(|_| failed(url, "it is no URL"))?;
         let host = uri.host().ok_or_else(|| failed(url, "it names no host"))?;
         if uri.scheme_str() != Some("wss") {
@@ -74,13 +77,22 @@ impl Socket {
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| failed(host, "it is no host name"))?;
         let connect = async {
-            let tcp = reach(&format!("{host}:{port}"))
-                .await
-                .map_err(|error| failed(host, &error.to_string()))?;
+            let tcp = proxies.connect(host, port, tls).await;
+            let tcp = tcp.map_err(|error| SsmError::Stream {
+                host: host.to_owned(),
+                hint: error.hint(),
+                is_answer: error.is_answer(),
+                cause: error.to_string(),
+            })?;
             let tls = TlsConnector::from(Arc::clone(tls))
                 .connect(name, tcp)
                 .await
-                .map_err(|error| failed(host, &error.to_string()))?;
+                .map_err(|error| SsmError::Stream {
+                    host: host.to_owned(),
+                    cause: error.to_string(),
+                    hint: None,
+                    is_answer: is_certificate(&error),
+                })?;
             let (stream, _answer) = client_async_with_config(&uri, tls, Some(limits()))
                 .await
                 .map_err(|error| failed(host, &error.to_string()))?;
@@ -239,6 +251,14 @@ fn limits() -> WebSocketConfig {
     config
 }
 
+/// Whether the certificate is the reason.
+fn is_certificate(error: &std::io::Error) -> bool {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 fn lost(error: &tungstenite::Error) -> String {
     match error {
         tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => {
@@ -267,5 +287,7 @@ fn failed(host: &str, cause: &str) -> SsmError {
     SsmError::Stream {
         host: host.to_owned(),
         cause: cause.to_owned(),
+        hint: None,
+        is_answer: false,
     }
 }

@@ -48,7 +48,12 @@ impl Feature {
 impl Node {
     /// Whether its SSM Agent is connected, as far as SSM knows.
     pub fn is_online(&self) -> bool {
-        self.status == "Online"
+        Self::is_online_as(&self.status)
+    }
+
+    /// What SSM's word for it means.
+    pub fn is_online_as(status: &str) -> bool {
+        status == "Online"
     }
 
     /// `name (id)`, or the id where that is all.

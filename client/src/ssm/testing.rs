@@ -52,7 +52,7 @@ pub(super) struct State {
     pub(super) is_shut: bool,
     /// Nodes of DescribeInstanceInformation.
     pub(super) nodes: Vec<Value>,
-    url: String,
+    pub(super) url: String,
     tokens: HashMap<String, String>,
     sessions: HashMap<String, mpsc::UnboundedSender<Order>>,
     agents: Vec<AbortOnDropHandle<()>>,

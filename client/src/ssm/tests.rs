@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::messages::sentence;
 use super::shell::{self, Job, Status};
 use super::testing::{FakeSsm, Order, Plays};
-use super::{Event, Session, SsmError, Start, document};
-use crate::error::Error;
+use super::{Event, Session, Ssm, SsmError, Start, document};
+use crate::identity::testing::Authority;
+use crate::proxy::Proxies;
 use crate::ssh::shell::{Control, Streams};
 use crate::ssh::terminal::Size;
 
@@ -232,7 +236,8 @@ async fn credentials_that_end_in_between_are_renewed_and_nobody_is_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_without_tls_is_refused() {
     let tls = Arc::clone(FakeSsm::start(Plays::Echo).await.ssm().tls());
-    let opened = super::socket::Socket::open("ws://127.0.0.1:1/v1", &tls).await;
+    let opened =
+        super::socket::Socket::open("ws://127.0.0.1:1/v1", &tls, &Proxies::default()).await;
     assert_eq!(
         opened.err().unwrap().to_string(),
         "the session's stream at `127.0.0.1` could not be opened: only wss is encrypted, and this \
@@ -465,60 +470,45 @@ async fn what_aws_refuses_is_told_with_the_next_step() {
     insta::assert_snapshot!(told.join("\n\n"));
 }
 
-#[test]
-fn what_fails_on_the_way_is_told_with_the_next_step() {
-    use postern_proto::ssm::channel::CloseReason;
-    let ended = |reason| SsmError::Ended {
-        target: NODE.to_owned(),
-        reason,
-    };
-    let told = [
-        SsmError::Unreachable {
-            service: "SSM",
-            host: "ssm.eu-west-1.amazonaws.com".to_owned(),
-            cause: "it did not answer in time".to_owned(),
-        },
-        SsmError::OldAgent {
-            target: format!("app-1 ({NODE})"),
-            version: "2.3.50.0".to_owned(),
-            what: "commands without a terminal",
-        },
-        SsmError::Key {
-            key: "arn:aws:kms:eu-west-1:111122223333:key/k".to_owned(),
-            cause: "not authorized (AccessDeniedException)".to_owned(),
-        },
-        SsmError::Offline {
-            target: format!("app-1 ({NODE})"),
-            status: "ConnectionLost".to_owned(),
-        },
-        SsmError::NoTarget {
-            name: "app-9".to_owned(),
-            region: "eu-west-1".to_owned(),
-        },
-        ended(CloseReason::HandshakeTimeout),
-        ended(CloseReason::Silent),
-        ended(CloseReason::Encryption),
-        SsmError::Over,
-        SsmError::Lost {
-            minutes: 61,
-            cause: "no route to host".to_owned(),
-        },
-        SsmError::NoStatus,
-        SsmError::Incomplete,
-        SsmError::NotEnded {
-            session: "alice-1".to_owned(),
-        },
-    ]
-    .map(sentence);
-    insta::assert_snapshot!(told.join("\n\n"));
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_whose_certificate_nobody_vouches_for_is_refused_with_the_next_step() {
+    let fake = FakeSsm::start(Plays::Echo).await;
+    let url = fake.lock().url.clone();
+    let mut roots = rustls::RootCertStore::empty();
+    let other = Authority::new();
+    roots
+        .add(CertificateDer::from_pem_slice(other.pem.as_bytes()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let stranger = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let (stranger, direct) = (Arc::new(stranger), Proxies::default());
+    let refused = soon(super::socket::Socket::open(&url, &stranger, &direct)).await;
+    let refused = refused.err().unwrap();
+    insta::assert_snapshot!(sentence(refused), @r"
+    the session's stream at `127.0.0.1` could not be opened: invalid peer certificate: BadSignature [unreachable, exit 3]
+    hint: set `ca_bundle` in the profile or AWS_CA_BUNDLE if this endpoint has a CA of its own
+    ");
 }
 
-fn sentence(error: SsmError) -> String {
-    let error = Error::from(error);
-    format!(
-        "{} [{}]\nhint: {}",
-        error.message,
-        error.kind,
-        error.hint.as_deref().unwrap_or("-")
-    )
+#[tokio::test]
+async fn nothing_that_prints_shows_the_proxys_password() {
+    let fake = FakeSsm::start(Plays::Echo).await;
+    let mut context = fake.world.context.clone();
+    let proxy = "http://me:canary-password@127.0.0.1:1";
+    context.environment = context.environment.with("HTTPS_PROXY", proxy);
+    let ssm = Ssm::of(&context).unwrap();
+    let refused = soon(Session::start(&ssm, start(document::SHELL))).await;
+    let refused = refused.err().unwrap();
+    let printed = format!("{ssm:?} {context:?} {refused:?}");
+    assert!(!printed.contains("canary-password"), "{printed}");
+    let told = sentence(refused);
+    let parts = [
+        "cannot be reached: through the proxy `127.0.0.1:1`: ",
+        "exit 3]\nhint: check HTTPS_PROXY",
+    ];
+    assert!(parts.iter().all(|part| told.contains(part)), "{told}");
 }

@@ -76,6 +76,11 @@ impl WayBack {
             found: Box::pin(async move {
                 match attempts.connect(token).await {
                     Ok(back) => Ok(back),
+                    Err(
+                        error @ SsmError::Stream {
+                            is_answer: true, ..
+                        },
+                    ) => Err(error),
                     Err(_) => attempts.go_on(BACKOFF, PATIENCE).await,
                 }
             }),
@@ -168,7 +173,7 @@ impl Attempts {
     }
 
     async fn connect(&self, token: SecretText) -> Result<Back, SsmError> {
-        let socket = Socket::open(&self.url, self.ssm.tls()).await?;
+        let socket = Socket::open(&self.url, self.ssm.tls(), self.ssm.proxies()).await?;
         Ok(Back { socket, token })
     }
 }
@@ -221,7 +226,9 @@ mod tests {
         assert!(!is_final(&SsmError::Expired("default".to_owned())));
         assert!(!is_final(&SsmError::Stream {
             host: "x".to_owned(),
-            cause: "y".to_owned()
+            cause: "y".to_owned(),
+            hint: None,
+            is_answer: true,
         }));
     }
 }

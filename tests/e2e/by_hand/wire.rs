@@ -7,8 +7,9 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use bytes::{Buf as _, BytesMut};
 use lab::stack::Lab;
-use postern_proto::gateway::frame::{Decoder, FrameKind, Piece, control};
-use postern_proto::gateway::message::{Denied, Granted, Open, OpenKind};
+use postern_proto::gateway::frame::{Decoder, FrameKind, HEADER, Piece, control, data};
+use postern_proto::gateway::message::{Denied, Granted, JOIN_EXPORTER, Open, OpenKind};
+use postern_proto::gateway::resume::{Claim, Resume, Resumed};
 use rustls::client::Resumption;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
@@ -114,6 +115,7 @@ pub(crate) async fn dial(
 pub(crate) enum Answer {
     Granted(Box<Granted>),
     Denied(Box<Denied>),
+    Resumed(Resumed),
     Pong,
     /// The end, in order or not.
     Ended,
@@ -138,6 +140,12 @@ impl Pipe {
     /// Whether the handshake rested on a ticket.
     pub(crate) fn was_resumed(&self) -> bool {
         self.stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
     }
 
     /// Sends one frame and waits for the answer to it.
@@ -166,6 +174,46 @@ impl Pipe {
         self.ask(FrameKind::Open, &body).await
     }
 
+    /// Asks to go on with a pipe of which `received` bytes are here.
+    pub(crate) async fn resume(&mut self, claim: &mut Claim, received: u64) -> Answer {
+        let resume = self.prove(claim, received);
+        self.ask_resume(&resume).await
+    }
+
+    /// The request for it, which only this connection can use.
+    pub(crate) fn prove(&self, claim: &mut Claim, received: u64) -> Resume {
+        claim.resume(&self.exporter(), received)
+    }
+
+    pub(crate) async fn ask_resume(&mut self, resume: &Resume) -> Answer {
+        let body = serde_json::to_vec(resume).unwrap();
+        self.ask(FrameKind::Resume, &body).await
+    }
+
+    /// What proofs on this connection are bound to.
+    pub(crate) fn exporter(&self) -> [u8; 32] {
+        let connection = self.stream.get_ref().1;
+        connection
+            .export_keying_material([0; 32], JOIN_EXPORTER, None)
+            .unwrap()
+    }
+
+    /// Sends one frame of data. False if the agent has left already.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
+        let mut frame = BytesMut::zeroed(HEADER);
+        frame.extend_from_slice(bytes);
+        let frame = data(frame).unwrap();
+        self.stream.write_all(&frame).await.is_ok() && self.stream.flush().await.is_ok()
+    }
+
+    /// Waits until the agent ends the connection.
+    pub(crate) async fn ended(&mut self) {
+        let ending = async { while !matches!(self.next().await, Answer::Ended) {} };
+        tokio::time::timeout(PATIENCE, ending)
+            .await
+            .expect("the agent ends the connection");
+    }
+
     async fn next(&mut self) -> Answer {
         loop {
             match self.decoder.next(&mut self.received).unwrap() {
@@ -174,6 +222,9 @@ impl Pipe {
                 }
                 Some(Piece::Frame(FrameKind::Denied, body)) => {
                     return Answer::Denied(serde_json::from_slice(body.chunk()).unwrap());
+                }
+                Some(Piece::Frame(FrameKind::Resumed, body)) => {
+                    return Answer::Resumed(serde_json::from_slice(body.chunk()).unwrap());
                 }
                 Some(Piece::Frame(FrameKind::Pong, _)) => return Answer::Pong,
                 Some(Piece::Frame(FrameKind::Close, _)) => return Answer::Ended,

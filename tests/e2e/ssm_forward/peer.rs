@@ -20,17 +20,17 @@ const PIECE: usize = 16 * 1024;
 const BACK: u64 = 1 << 40;
 
 /// A running service.
-pub(super) struct Peer {
-    pub(super) port: u16,
+pub(crate) struct Peer {
+    pub(crate) port: u16,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Peer {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::at(IpAddr::V4(Ipv4Addr::LOCALHOST)).await
     }
 
-    pub(super) async fn at(address: IpAddr) -> Self {
+    pub(crate) async fn at(address: IpAddr) -> Self {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let task = tokio::spawn(async move {
@@ -73,7 +73,7 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// Both ways, so many bytes each; an error says what is wrong with them.
-pub(super) async fn exchange(to: SocketAddr, seed: u64, length: usize) -> io::Result<()> {
+pub(crate) async fn exchange(to: SocketAddr, seed: u64, length: usize) -> io::Result<()> {
     within(async {
         let mut stream = request(to, b'x', seed, length).await?;
         let (mut from, mut to) = stream.split();
@@ -90,17 +90,17 @@ pub(super) async fn exchange(to: SocketAddr, seed: u64, length: usize) -> io::Re
 }
 
 /// Asks for bytes that nobody takes yet.
-pub(super) async fn ask(to: SocketAddr, seed: u64, length: usize) -> io::Result<TcpStream> {
+pub(crate) async fn ask(to: SocketAddr, seed: u64, length: usize) -> io::Result<TcpStream> {
     within(request(to, b'd', seed, length)).await
 }
 
 /// Takes them.
-pub(super) async fn receive(mut stream: TcpStream, seed: u64, length: usize) -> io::Result<()> {
+pub(crate) async fn receive(mut stream: TcpStream, seed: u64, length: usize) -> io::Result<()> {
     within(take(&mut stream, seed ^ BACK, length)).await
 }
 
 /// What comes back.
-pub(super) async fn echo(to: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) async fn echo(to: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
     within(async {
         let mut stream = request(to, b'e', 0, bytes.len()).await?;
         stream.write_all(bytes).await?;
@@ -127,7 +127,12 @@ async fn request(to: SocketAddr, kind: u8, seed: u64, length: usize) -> io::Resu
     Ok(stream)
 }
 
-async fn send(to: &mut (impl AsyncWrite + Unpin), seed: u64, length: usize) -> io::Result<()> {
+/// Sends so many bytes of a seed.
+pub(crate) async fn send(
+    to: &mut (impl AsyncWrite + Unpin),
+    seed: u64,
+    length: usize,
+) -> io::Result<()> {
     let mut pattern = Pattern::new(seed);
     let mut left = length;
     while left > 0 {
@@ -138,7 +143,12 @@ async fn send(to: &mut (impl AsyncWrite + Unpin), seed: u64, length: usize) -> i
     Ok(())
 }
 
-async fn take(from: &mut (impl AsyncRead + Unpin), seed: u64, length: usize) -> io::Result<()> {
+/// Takes them; an error says where they differ.
+pub(crate) async fn take(
+    from: &mut (impl AsyncRead + Unpin),
+    seed: u64,
+    length: usize,
+) -> io::Result<()> {
     let mut pattern = Pattern::new(seed);
     let mut place = 0;
     while place < length {
@@ -154,14 +164,14 @@ async fn take(from: &mut (impl AsyncRead + Unpin), seed: u64, length: usize) -> 
 }
 
 /// Bytes that do not repeat, made piece by piece.
-struct Pattern(u64);
+pub(crate) struct Pattern(u64);
 
 impl Pattern {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn next(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) fn next(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
             self.0 ^= self.0 << 13;

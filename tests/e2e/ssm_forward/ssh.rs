@@ -9,7 +9,8 @@ use lab::targets::sshd::{self, Keys, Setup, Sshd};
 use tokio::process::Command;
 
 use super::{all_ended, over_ssm};
-use crate::harness::{Told, lab, noise, run};
+use crate::harness::{PATIENCE, Told, lab, noise, run};
+use crate::person::Person;
 
 /// A lab with an sshd on app-1, and a person with a key that it takes.
 struct Stock {
@@ -81,6 +82,20 @@ impl Stock {
         let port = self.sshd.address.port().to_string();
         own.args(["connect", "--ssh", "--port", &port]).args(flags);
         run(own.args(["app-1", "--", command]), input).await
+    }
+
+    /// The same with a person who is asked.
+    fn person(&self, command: &str) -> Person {
+        let port = self.sshd.address.port().to_string();
+        let arguments = [
+            "connect", "--via", "ssm", "--ssh", "--port", &port, "app-1", "--", command,
+        ];
+        Person::with(&self.lab, |postern| {
+            postern
+                .args(arguments)
+                .env("HOME", self.home.path())
+                .env_remove("SSH_AUTH_SOCK")
+        })
     }
 
     fn host_key(&self) -> PathBuf {
@@ -160,6 +175,46 @@ async fn a_host_key_that_is_unknown_or_changed_is_refused_without_a_terminal() {
         .await
         .status(255)
         .says(&["is not the known one", "hint:"]);
+    all_ended(&stock.lab.aws).await;
+    stock.lab.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_person_is_asked_about_an_unknown_host_key_once_and_about_a_changed_one_never() {
+    let stock = Stock::new().await;
+    let mut keygen = Command::new("ssh-keygen");
+    let shown = run(keygen.arg("-lf").arg(stock.host_key()), b"").await;
+    let fingerprint = shown.status(0).out().split(' ').nth(1).unwrap().to_owned();
+    let known = stock.path(".ssh/known_hosts");
+    // Neither a no nor an empty line is a yes, and nothing runs or is remembered.
+    for answer in ["no\r", "\r", "y\r"] {
+        let mut person = stock.person("echo 'per'formed");
+        let question = person.sees_within(PATIENCE, "(yes/no)? ").await;
+        assert!(question.contains(&fingerprint), "{question}");
+        person.types(answer).await;
+        let (code, said, _) = person.leaves_within(PATIENCE).await;
+        assert_eq!(code, Some(255), "{said}");
+        assert!(said.contains("was not accepted"), "{said}");
+        assert!(!said.contains("performed") && !known.exists(), "{said}");
+    }
+    let mut person = stock.person("echo 'per'formed; exit 4");
+    person.sees("(yes/no)? ").await;
+    person.types("yes\r").await;
+    person.sees("performed").await;
+    assert_eq!(person.leaves().await, Some(4));
+    // From now on it is known: nobody is asked.
+    let (code, said, _) = stock
+        .person("echo 'per'formed; exit 5")
+        .leaves_within(PATIENCE)
+        .await;
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("performed") && !said.contains("yes/no"), "{said}");
+    // Another key than the known one is no question at all.
+    stock.trust(&stock.path(".ssh/id_ed25519.pub"));
+    let (code, said, _) = stock.person("echo 'per'formed").leaves_within(PATIENCE).await;
+    assert_eq!(code, Some(255), "{said}");
+    assert!(said.contains("is not the known one"), "{said}");
+    assert!(!said.contains("performed") && !said.contains("yes/no"), "{said}");
     all_ended(&stock.lab.aws).await;
     stock.lab.stop().await.unwrap();
 }

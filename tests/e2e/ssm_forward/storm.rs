@@ -7,6 +7,7 @@ use lab::ssm::{Cut, CutEvery, Knobs, Noise, Retention, Side};
 use tokio::task::JoinSet;
 
 use super::{peer, set_up};
+use crate::harness::setting;
 
 /// What is cut, and how: the plugin hung in 26 of 32 such transfers.
 const WAYS: [(Cut, Retention); 4] = [
@@ -120,16 +121,9 @@ async fn eight_at_once(total: usize) {
     lab.stop().await.unwrap();
 }
 
-/// Bytes each way. `POSTERN_STORM=500000000 cargo test --release --workspace --test e2e --
-/// eight_connections` is the size that releases are tried with; it takes five minutes.
-fn size() -> usize {
-    match std::env::var("POSTERN_STORM") {
-        Ok(bytes) => bytes.parse().expect("POSTERN_STORM: a number of bytes"),
-        Err(_) => 32 << 20,
-    }
-}
-
+/// `POSTERN_STORM=500000000 cargo test --release --workspace --test e2e -- eight_connections` is
+/// the size that releases are tried with; it takes five minutes.
 #[tokio::test]
 async fn eight_connections_survive_a_foul_network() {
-    eight_at_once(size()).await;
+    eight_at_once(setting("POSTERN_STORM", 32 << 20)).await;
 }

@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use postern_proto::ssm::{CLIENT_VERSION, Role};
 use postern_proto::ssm::channel::{Config, DataChannel, Seed};
 use postern_proto::ssm::message::{Message, MessageId, MessageKind};
 use postern_proto::ssm::payload::{PayloadKind, SecretText};
 use postern_proto::ssm::smux::{Limits, Mux};
+use postern_proto::ssm::{CLIENT_VERSION, Role};
 
 use crate::pieces;
+
+/// Entry points that the suite feeds with random bytes.
+#[path = "../../../proto/tests/ssm/any_bytes.rs"]
+pub(crate) mod any_bytes;
 
 const KINDS: [MessageKind; 7] = [
     MessageKind::InputStreamData,
@@ -33,7 +37,7 @@ const PAYLOADS: [PayloadKind; 8] = [
 ];
 
 /// A peer of either role that sends raw frames, and messages with any payload.
-pub fn ssm_channel(input: &[u8]) {
+pub(crate) fn ssm_channel(input: &[u8]) {
     let Some((mode, input)) = input.split_first() else {
         return;
     };
@@ -77,7 +81,7 @@ pub fn ssm_channel(input: &[u8]) {
 }
 
 /// A peer of the multiplexer.
-pub fn ssm_mux(input: &[u8]) {
+pub(crate) fn ssm_mux(input: &[u8]) {
     let Some((mode, input)) = input.split_first() else {
         return;
     };

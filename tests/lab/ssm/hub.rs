@@ -152,9 +152,11 @@ impl Hub {
     }
 
     /// Starts a session: its id and the client's token.
-    pub(crate) fn start(&self, request: Request) -> Result<(String, String), NotStarted> {
+    pub(crate) fn start(&self, mut request: Request) -> Result<(String, String), NotStarted> {
         let now = self.clock.now();
         let mut inner = self.inner();
+        let plan = &mut request.plan;
+        plan.kms_key = plan.kms_key.take().or(inner.knobs.session_key.clone());
         if let Some(limit) = inner.knobs.session_limit {
             let running = |(session, _): &&(Session, Arc<Lanes>)| {
                 session.end.is_none() && session.owner == request.owner

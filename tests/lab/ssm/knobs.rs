@@ -61,6 +61,9 @@ pub struct Knobs {
     pub token_life: Duration,
     /// Sessions that one caller may have at once.
     pub session_limit: Option<usize>,
+    /// The KMS key (id, ARN or alias) of the account's preferences: it encrypts sessions whose
+    /// document names none.
+    pub session_key: Option<String>,
     /// Frames from clients to SSM Agents.
     pub to_agent: Noise,
     /// Frames from SSM Agents to clients.
@@ -100,6 +103,7 @@ impl Default for Knobs {
             data_channel_life: None,
             token_life: Duration::from_secs(3600),
             session_limit: None,
+            session_key: None,
             to_agent: Noise::default(),
             to_client: Noise::default(),
             cut_every: None,

@@ -256,6 +256,20 @@ async fn a_pipe_that_nobody_comes_back_for_ends_with_the_reason() {
 }
 
 #[tokio::test]
+async fn the_right_to_resume_ends_with_the_grant() {
+    let mut knobs = Knobs::default();
+    knobs.lifetimes.grant = Duration::from_secs(1);
+    let agent = Agent::with(knobs).await;
+    let (client, _target, mut claim) = tunnel(&agent).await;
+    client.cut();
+    assert_eq!(agent.closed().await.0, CloseReason::Expired);
+    let mut late = agent.connect("alice").await;
+    late.resume(&mut claim, 0).await;
+    late.denied().await;
+    agent.stopped().await;
+}
+
+#[tokio::test]
 async fn an_offset_that_cannot_be_ends_the_pipe() {
     let agent = Agent::start().await;
     let (client, _target, mut claim) = tunnel(&agent).await;

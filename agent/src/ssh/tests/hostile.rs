@@ -2,6 +2,7 @@
 //! they can say whatever they like.
 
 mod channels;
+mod floods;
 mod logins;
 mod messages;
 

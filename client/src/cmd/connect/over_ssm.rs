@@ -19,7 +19,7 @@ use crate::ssh::link::Link;
 use crate::ssh::login::Login;
 use crate::ssh::shell::{Job, Status};
 use crate::ssm::raw::{self, Raw};
-use crate::ssm::target::Node;
+use crate::ssm::target::{Feature, Node};
 use crate::ssm::{Session, Ssm, Start, claim};
 
 /// Runs a shell or a command and returns its status.
@@ -31,6 +31,7 @@ pub(super) async fn run(
     forwards: Forwards,
     job: Job,
 ) -> Result<ExitCode, Error> {
+    node.demand(Feature::Port)?;
     let (user, name) = super::destination(context, args.user.clone(), &args.target)?;
     let way = Way {
         context,

@@ -22,6 +22,10 @@ use crate::ssm::shell::{self, Job, Status};
 use crate::ssm::target::{Feature, Node};
 use crate::ssm::{Session, Ssm, SsmError, Start, claim, document};
 
+const NO_INPUT: &str =
+    "SSM carries no standard input to a command without a terminal: it is not sent";
+const NO_STATUS: &str = "SSM carries no exit status of this command";
+
 /// Runs it and returns its status.
 pub(super) async fn run(
     context: &Context,
@@ -41,9 +45,7 @@ pub(super) async fn run(
     describe(context, node, &session);
     let record = claim::open(context, ssm, node, &session, &plan.start, plan.carries).await?;
     if plan.job == Job::Command && has_input() {
-        context.printer.warning(
-            "SSM carries no standard input to a command without a terminal: it is not sent",
-        );
+        context.printer.warning(NO_INPUT);
     }
     let (away, printer) = (session.away(), context.printer);
     // A terminal has its own line for it.
@@ -245,11 +247,42 @@ fn status(
         (Status::Unknown, Job::Command) => Err(SsmError::NoStatus.into()),
         (Status::Unknown, Job::Terminal(_)) => {
             if is_command {
-                context
-                    .printer
-                    .note("SSM carries no exit status of this command");
+                context.printer.note(NO_STATUS);
             }
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn refused(words: &[&str]) -> String {
+        let all = ["postern", "connect", "--via", "ssm"].iter().chain(words);
+        let Command::Connect(args) = Cli::try_parse_from(all).unwrap().command else {
+            panic!("another command");
+        };
+        let error = refuse(&args).unwrap_err();
+        let hint = error.hint.as_deref().unwrap_or("-");
+        format!("{} [{}]\nhint: {hint}", error.message, error.kind)
+    }
+
+    #[test]
+    fn what_the_route_does_not_carry_is_told_before_anything_starts() {
+        let told = [
+            refused(&["-L", "8080:localhost:80", "app-1"]),
+            refused(&["-D", "1080", "app-1"]),
+            refused(&["-A", "app-1"]),
+            refused(&["--user", "root", "app-1"]),
+            refused(&["root@app-1"]),
+            refused(&["-T", "app-1"]),
+            NO_INPUT.to_owned(),
+            NO_STATUS.to_owned(),
+        ];
+        insta::assert_snapshot!(told.join("\n\n"));
     }
 }

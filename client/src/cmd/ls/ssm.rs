@@ -1,93 +1,80 @@
 //! The nodes that SSM manages.
 
-use std::process::ExitCode;
-
-use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::ssm::Ssm;
 use crate::ssm::target::Node;
 
-/// The stable form.
-#[derive(Serialize)]
-struct Listing {
-    targets: Vec<Row>,
+/// Those that match every filter, by name: part of a name, id or address, `platform=NAME`,
+/// `tag:KEY` or `tag:KEY=VALUE`.
+pub(super) async fn nodes(context: &Context, filters: &[String]) -> Result<Vec<Node>, Error> {
+    let mut nodes = candidates(context, filters).await?;
+    nodes.retain(|node| fits(node, filters));
+    nodes.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+    Ok(nodes)
 }
 
-#[derive(Serialize)]
-struct Row {
-    id: String,
-    name: String,
-    address: String,
-    platform: String,
-    status: String,
-    agent_version: String,
-    via: &'static str,
-}
-
-/// Lists the nodes that match every filter: part of a name, id or address, or `tag:KEY=VALUE`.
-pub(super) async fn run(context: &Context, filters: &[String]) -> Result<ExitCode, Error> {
-    // AWS knows the tags; the rest is looked at here.
-    let tag = |filter: &String| {
-        let (key, value) = filter.strip_prefix("tag:")?.split_once('=')?;
-        Some((format!("tag:{key}"), value.to_owned()))
-    };
-    let tags: Vec<(String, String)> = filters.iter().filter_map(tag).collect();
+/// Those whose tags match: AWS knows the tags, and others may know more names of a node.
+pub(super) async fn candidates(context: &Context, filters: &[String]) -> Result<Vec<Node>, Error> {
+    let tags: Vec<(String, &str)> = filters.iter().filter_map(|filter| tag(filter)).collect();
     let asked: Vec<(&str, &str)> = tags
         .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .map(|(key, value)| (key.as_str(), *value))
         .collect();
-    let mut nodes = Ssm::of(context)?.nodes(&asked).await?;
-    nodes.retain(|node| {
-        let parts = filters.iter().filter(|filter| tag(filter).is_none());
-        parts.into_iter().all(|part| matches(node, part))
-    });
-    nodes.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
-    if context.printer.json {
-        let targets = nodes.into_iter().map(row).collect();
-        context.printer.json(&Listing { targets })?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if nodes.is_empty() {
-        context.printer.note(match filters.is_empty() {
-            true => "SSM manages no targets here",
-            false => "no target matches",
-        });
-        return Ok(ExitCode::SUCCESS);
-    }
-    let rows: Vec<Vec<String>> = nodes
+    Ok(Ssm::of(context)?.nodes(&asked).await?)
+}
+
+/// Whether a node matches the filters that are not about tags.
+pub(super) fn fits(node: &Node, filters: &[String]) -> bool {
+    let mut rest = filters.iter().filter(|filter| tag(filter).is_none());
+    rest.all(|filter| match filter.split_once('=') {
+        Some(("platform", platform)) => node.platform.eq_ignore_ascii_case(platform),
+        _ => [&node.name, &node.id, &node.address]
+            .iter()
+            .any(|text| text.contains(filter.as_str())),
+    })
+}
+
+/// A filter of DescribeInstanceInformation.
+fn tag(filter: &str) -> Option<(String, &str)> {
+    let tag = filter.strip_prefix("tag:")?;
+    Some(match tag.split_once('=') {
+        Some((key, value)) => (format!("tag:{key}"), value),
+        None => ("tag-key".to_owned(), tag),
+    })
+}
+
+/// A node in the form of the agent's targets.
+pub(super) fn target(node: &Node) -> Map<String, Value> {
+    let fields = [
+        ("id", node.id.clone().into()),
+        ("name", node.name.clone().into()),
+        ("address", node.address.clone().into()),
+        ("platform", node.platform.to_ascii_lowercase().into()),
+        ("routes", json!([super::SSM])),
+        (super::SSM, facts(node)),
+    ];
+    fields
         .into_iter()
-        .map(|node| {
-            vec![
-                node.name,
-                node.id,
-                node.address,
-                node.platform,
-                node.status,
-                node.agent_version,
-            ]
-        })
-        .collect();
-    let headings = ["name", "id", "address", "platform", "status", "SSM Agent"];
-    context.printer.table(&headings, &rows)?;
-    Ok(ExitCode::SUCCESS)
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
-fn matches(node: &Node, part: &str) -> bool {
-    [&node.name, &node.id, &node.address]
-        .iter()
-        .any(|text| text.contains(part))
+/// What SSM alone knows of a target.
+pub(super) fn facts(node: &Node) -> Value {
+    json!({
+        "online": node.is_online(),
+        "status": node.status,
+        "agent_version": node.agent_version,
+    })
 }
 
-fn row(node: Node) -> Row {
-    Row {
-        id: node.id,
-        name: node.name,
-        address: node.address,
-        platform: node.platform,
-        status: node.status,
-        agent_version: node.agent_version,
-        via: "ssm",
+/// The route as people see it: an offline one is no way at the moment.
+pub(super) fn route(status: &str) -> String {
+    match Node::is_online_as(status) {
+        true => super::SSM.to_owned(),
+        false => format!("{} (offline)", super::SSM),
     }
 }

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::evidence::{Carries, End};
 use crate::pipe::outage;
 use crate::ssm::raw::{self, Raw};
-use crate::ssm::target::Node;
+use crate::ssm::target::{Feature, Node};
 use crate::ssm::{Session, Ssm, claim};
 
 /// Sends `early`, then relays until either side ends.
@@ -24,6 +24,7 @@ pub(super) async fn carry(
     early: Bytes,
     local: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), Error> {
+    node.demand(Feature::Port)?;
     let opening = async {
         let start = raw::start(&node.id, port);
         let session = Session::start(ssm, start.clone()).await?;

@@ -4,8 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::spec::Destination;
 
@@ -23,18 +22,27 @@ const UNSUPPORTED: u8 = 7;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Reads one request.
-pub(super) async fn request(socket: &mut TcpStream) -> io::Result<Destination> {
+pub(super) async fn request<S>(socket: &mut S) -> io::Result<Destination>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     tokio::time::timeout(DEADLINE, read(socket))
         .await
         .map_err(|_| wrong("no request in time"))?
 }
 
 /// Answers it.
-pub(super) async fn answer(socket: &mut TcpStream, good: bool) -> io::Result<()> {
+pub(super) async fn answer<S>(socket: &mut S, good: bool) -> io::Result<()>
+where
+    S: AsyncWrite + Unpin,
+{
     reply(socket, if good { SUCCEEDED } else { FAILED }).await
 }
 
-async fn read(socket: &mut TcpStream) -> io::Result<Destination> {
+async fn read<S>(socket: &mut S) -> io::Result<Destination>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     if socket.read_u8().await? != VERSION {
         return Err(wrong("not SOCKS5"));
     }
@@ -66,7 +74,10 @@ async fn read(socket: &mut TcpStream) -> io::Result<Destination> {
     Ok(Destination { host, port })
 }
 
-async fn reply(socket: &mut TcpStream, code: u8) -> io::Result<()> {
+async fn reply<S>(socket: &mut S, code: u8) -> io::Result<()>
+where
+    S: AsyncWrite + Unpin,
+{
     // The bound address is not known here and nobody looks at it.
     socket
         .write_all(&[VERSION, code, 0, IPV4, 0, 0, 0, 0, 0, 0])

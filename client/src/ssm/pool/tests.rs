@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-use super::{IDLE, Lease, Opener, Pool};
+use super::state::IDLE;
+use super::{Lease, Opener, Pool};
 use crate::error::Error;
 use crate::output::Printer;
 use crate::ssm::relay::{Ending, Far, Meter, Moved, Witness, relay};

@@ -44,7 +44,10 @@ async fn connect_to(says: impl AsyncFnOnce(TcpStream)) -> UpstreamError {
     connect_within(DEADLINE, says).await
 }
 
-async fn connect_within(deadline: Duration, says: impl AsyncFnOnce(TcpStream)) -> UpstreamError {
+pub(super) async fn connect_within(
+    deadline: Duration,
+    says: impl AsyncFnOnce(TcpStream),
+) -> UpstreamError {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,73 @@
+//! One program for all targets: `POSTERN_FUZZ_TARGET` names the one to run, the arguments are
+//! libFuzzer's. README.md says what each target covers.
+//!
+//! A target is one function of bytes; what it finds is a panic, an overflow, a time or memory
+//! limit, or one of its own assertions.
+#![no_main]
+
+mod evidence;
+mod gateway;
+mod modules;
+mod ssm;
+mod streams;
+
+/// The agent's SSH modules that do no I/O, as they stand there.
+#[path = "../../../agent/src/ssh"]
+#[expect(dead_code, reason = "the agent uses the rest of these modules")]
+mod ssh {
+    mod identity;
+    mod message;
+    mod sftp;
+    mod transport;
+
+    use identity::HostIdentity;
+
+    #[path = "../../../tests/fuzz/src/ssh.rs"]
+    pub(crate) mod targets;
+}
+
+use std::sync::LazyLock;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| (*TARGET)(input));
+
+const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("frames", gateway::frames),
+    ("pipe", gateway::pipe),
+    ("resume", gateway::resume),
+    ("messages", gateway::messages),
+    ("audit", evidence::audit),
+    ("claim", evidence::claim),
+    ("tree", evidence::tree),
+    ("store", evidence::store),
+    ("recording", evidence::recording),
+    ("ssh_transport", ssh::targets::ssh_transport),
+    ("ssh_messages", ssh::targets::ssh_messages),
+    ("sftp", ssh::targets::sftp_streams),
+    ("sts_answer", modules::identity::sts_answer),
+    ("policies", modules::policies),
+    ("lines", modules::lines),
+    ("streams", streams::streams),
+    ("ssm_message", ssm::any_bytes::message),
+    ("ssm_channel", ssm::ssm_channel),
+    ("ssm_operations", ssm::any_bytes::operations),
+    ("ssm_mux", ssm::ssm_mux),
+    ("ssm_streams", ssm::any_bytes::mux),
+];
+
+static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
+    let name = std::env::var("POSTERN_FUZZ_TARGET").unwrap_or_default();
+    let found = TARGETS.iter().find(|(known, _)| *known == name);
+    found
+        .unwrap_or_else(|| panic!("POSTERN_FUZZ_TARGET={name} is none of README.md"))
+        .1
+});
+
+/// Pieces of the input: a length byte before each.
+fn pieces(mut input: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = input.split_first()?;
+        let (piece, rest) = rest.split_at(rest.len().min(usize::from(*length) * 4));
+        input = rest;
+        Some(piece)
+    })
+}
