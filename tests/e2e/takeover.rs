@@ -116,7 +116,7 @@ fn refused(answer: &Answer) {
 #[tokio::test]
 async fn after_a_takeover_the_bytes_of_the_old_connection_are_refused() {
     let mut story = Story::new().await;
-    assert!(story.old.send(b"before ").await);
+    assert!(story.old.send_data(b"before ").await);
     story.arrives(b"before ").await;
     story.target.write_all(b"hello").await.unwrap();
 
@@ -126,18 +126,18 @@ async fn after_a_takeover_the_bytes_of_the_old_connection_are_refused() {
     claim.accepted(&new.exporter());
     // As often as it likes, until it notices that nobody is there.
     for _ in 0..100 {
-        if !story.old.send(b"INJECTED ").await {
+        if !story.old.send_data(b"INJECTED ").await {
             break;
         }
     }
     story.old.ended().await;
-    assert!(new.send(b"after ").await);
+    assert!(new.send_data(b"after ").await);
     story.arrives(b"after ").await;
     // Whoever comes back is told to go, and takes over nothing either.
     let mut third = story.dial().await;
     let answer = third.resume(&mut claim, 0).await;
     assert_eq!(resumed(&answer), 13);
-    assert!(third.send(b"and on").await);
+    assert!(third.send_data(b"and on").await);
     story.arrives(b"and on").await;
     new.ended().await;
     let told = story.end().await;
@@ -152,7 +152,7 @@ async fn the_resume_secret_moves_on_and_an_old_one_is_refused() {
     resumed(&new.resume(&mut owner, 0).await);
     owner.accepted(&new.exporter());
     // The first frame under the next secret: the agent has forgotten the one in `Granted`.
-    assert!(new.send(b"mine").await);
+    assert!(new.send_data(b"mine").await);
     story.arrives(b"mine").await;
     // Whatever number its attempt has.
     for _ in 0..3 {
@@ -160,7 +160,7 @@ async fn the_resume_secret_moves_on_and_an_old_one_is_refused() {
         refused(&stolen.resume(&mut thief, 0).await);
     }
     // The owner was not disturbed, and still has the way back.
-    assert!(new.send(b" and still mine").await);
+    assert!(new.send_data(b" and still mine").await);
     story.arrives(b" and still mine").await;
     drop(new);
     let mut back = story.dial().await;
@@ -191,7 +191,7 @@ async fn of_resumes_that_race_exactly_one_wins() {
         }
     }
     assert_eq!(winners.len(), 1);
-    assert!(winners[0].send(b"the winner's").await);
+    assert!(winners[0].send_data(b"the winner's").await);
     story.arrives(b"the winner's").await;
     story.old.ended().await;
     story.end().await;

@@ -199,11 +199,10 @@ impl Pipe {
     }
 
     /// Sends one frame of data. False if the agent has left already.
-    pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) async fn send_data(&mut self, bytes: &[u8]) -> bool {
         let mut frame = BytesMut::zeroed(HEADER);
         frame.extend_from_slice(bytes);
-        let frame = data(frame).unwrap();
-        self.stream.write_all(&frame).await.is_ok() && self.stream.flush().await.is_ok()
+        self.send(&data(frame).unwrap()).await.is_ok()
     }
 
     /// Waits until the agent ends the connection.

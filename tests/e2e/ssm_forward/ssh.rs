@@ -208,13 +208,22 @@ async fn a_person_is_asked_about_an_unknown_host_key_once_and_about_a_changed_on
         .leaves_within(PATIENCE)
         .await;
     assert_eq!(code, Some(5), "{said}");
-    assert!(said.contains("performed") && !said.contains("yes/no"), "{said}");
+    assert!(
+        said.contains("performed") && !said.contains("yes/no"),
+        "{said}"
+    );
     // Another key than the known one is no question at all.
     stock.trust(&stock.path(".ssh/id_ed25519.pub"));
-    let (code, said, _) = stock.person("echo 'per'formed").leaves_within(PATIENCE).await;
+    let (code, said, _) = stock
+        .person("echo 'per'formed")
+        .leaves_within(PATIENCE)
+        .await;
     assert_eq!(code, Some(255), "{said}");
     assert!(said.contains("is not the known one"), "{said}");
-    assert!(!said.contains("performed") && !said.contains("yes/no"), "{said}");
+    assert!(
+        !said.contains("performed") && !said.contains("yes/no"),
+        "{said}"
+    );
     all_ended(&stock.lab.aws).await;
     stock.lab.stop().await.unwrap();
 }
