@@ -142,6 +142,12 @@ impl Pipe {
         self.stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// Sends bytes as they are.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
     /// Sends one frame and waits for the answer to it.
     pub(crate) async fn ask(&mut self, kind: FrameKind, body: &[u8]) -> Answer {
         let frame = control(kind, body).unwrap();
