@@ -109,7 +109,7 @@ pub fn ending(close: &Close) -> Option<String> {
         CloseReason::Internal => "the agent failed",
     };
     Some(match &close.message {
-        Some(message) => format!("{reason}: {}", message),
-        None => reason.to_owned(),
+        Some(message) if message != reason => format!("{reason}: {message}"),
+        _ => reason.to_owned(),
     })
 }

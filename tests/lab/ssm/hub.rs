@@ -156,10 +156,8 @@ impl Hub {
         let now = self.clock.now();
         let mut inner = self.inner();
         let plan = &mut request.plan;
-        plan.kms_key = plan
-            .kms_key
-            .take()
-            .or_else(|| inner.knobs.session_key.clone());
+        let session_key = || inner.knobs.session_key.clone();
+        plan.kms_key = plan.kms_key.take().or_else(session_key);
         if let Some(limit) = inner.knobs.session_limit {
             let running = |(session, _): &&(Session, Arc<Lanes>)| {
                 session.end.is_none() && session.owner == request.owner
