@@ -64,6 +64,9 @@ pub struct Arguments {
     /// files, each renews the sections that it has.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "json"])]
     from: Vec<PathBuf>,
+    /// What else a reader should know of this run: it stands with its figures.
+    #[arg(long, value_name = "TEXT")]
+    remark: Option<String>,
     /// Runs per row; medians are shown.
     #[arg(long, default_value_t = 5)]
     runs: usize,
@@ -123,6 +126,11 @@ pub enum Section {
 }
 
 impl Section {
+    /// Whether memory is weighed.
+    fn weighs(self) -> bool {
+        matches!(self, Self::Idle | Self::Scale | Self::Soak)
+    }
+
     /// As a heading.
     pub fn title(self) -> &'static str {
         match self {
@@ -179,10 +187,19 @@ pub async fn run(lab: &Lab, arguments: &Arguments) -> Result<()> {
         console::note(&format!("measuring: {}", section.title()));
         let mut part = Part::new(section, today());
         let started = Instant::now();
-        measure(lab, arguments, &mut part)
-            .await
-            .with_context(|| format!("section `{section:?}`"))?;
+        let measured = if section.weighs() {
+            // An agent that carried something before has pages to spare.
+            let fresh = Lab::start(arguments.options()).await?;
+            login(&fresh).await?;
+            let measured = measure(&fresh, arguments, &mut part).await;
+            fresh.stop().await?;
+            measured
+        } else {
+            measure(lab, arguments, &mut part).await
+        };
+        measured.with_context(|| format!("section `{section:?}`"))?;
         part.seconds = started.elapsed().as_secs();
+        part.remark.clone_from(&arguments.remark);
         part.compare();
         part.print();
         // One section's failure does not lose those before it.

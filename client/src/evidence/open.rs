@@ -14,7 +14,7 @@ use postern_proto::recording::RecordingName;
 use serde::{Deserialize, Serialize};
 
 use super::disk;
-use super::lock::{Held, try_lock};
+use super::lock::{Held, lock, try_lock};
 use super::log::{AppendError, Log};
 use crate::audit::log::walk;
 use crate::audit::store::Folder;
@@ -43,6 +43,7 @@ impl Marker {
         disk::make_folder(&open)?;
         let session = claimed.session.ok_or(io::ErrorKind::InvalidInput)?;
         let path = open.join(session.to_string());
+        let _turn = turn(folder)?;
         let held = try_lock(&path).map_err(io::Error::other)?;
         let held = held.ok_or(io::ErrorKind::AlreadyExists)?;
         let note = Open {
@@ -90,12 +91,19 @@ pub(super) fn interrupt_dead(log: &Log) -> Result<Vec<SessionId>, AppendError> {
     Ok(dead)
 }
 
-fn orphans(folder: &Path) -> io::Result<Vec<(PathBuf, Held)>> {
+/// Between making a mark and locking it nobody must take it for one of the dead.
+fn turn(folder: &Path) -> io::Result<Held> {
+    lock(&folder.join("open.lock")).map_err(io::Error::other)
+}
+
+/// The marks of sessions whose process is gone.
+pub(super) fn orphans(folder: &Path) -> io::Result<Vec<(PathBuf, Held)>> {
     let entries = match fs::read_dir(folder.join("open")) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
+    let _turn = turn(folder)?;
     let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();

@@ -67,7 +67,7 @@ async fn ten_thousand_strangers_cost_what_is_stated_and_stop_neither_sessions_no
                 let mut stream = socket.connect(address).await.unwrap();
                 arrived.fetch_add(1, Ordering::Relaxed);
                 // Some say nothing, some begin and stop; all that are shown out come again.
-                if here.len() % 2 == 0 {
+                if here.len().is_multiple_of(2) {
                     let _ = stream.write_all(&hello).await;
                 }
                 if here.len() == CROWD / SOURCES {

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use lab::stack::Lab;
-use postern_proto::gateway::frame::{self, HEADER};
 use postern_proto::gateway::message::{Open, OpenKind};
 use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt as _;
@@ -34,13 +32,12 @@ async fn service(lab: &Lab, pours: bool) -> (SocketAddr, Arc<AtomicU64>, JoinSet
         while let Ok((mut stream, _)) = listener.accept().await {
             let count = count.clone();
             running.spawn(async move {
-                while pours {
-                    let Ok(more) = stream.write(&[7; 65_536]).await else {
-                        return;
-                    };
+                if !pours {
+                    std::future::pending::<()>().await;
+                }
+                while let Ok(more) = stream.write(&[7; 65_536]).await {
                     count.fetch_add(more as u64, Ordering::Relaxed);
                 }
-                std::future::pending::<()>().await;
             });
         }
     });
@@ -123,11 +120,9 @@ async fn targets_that_read_nothing_hold_up_their_client_and_cost_little() {
     for mut pipe in tunnels(&lab, &settings, address.port()).await {
         let sent = sent.clone();
         senders.spawn(async move {
-            let mut buffer = BytesMut::zeroed(HEADER);
-            buffer.resize(HEADER + 65_000, 7);
-            let frame = frame::data(buffer).unwrap();
+            let bytes = [7; 65_000];
             let still = Duration::from_secs(3);
-            while let Ok(Ok(())) = tokio::time::timeout(still, pipe.send(&frame)).await {
+            while let Ok(true) = tokio::time::timeout(still, pipe.send_data(&bytes)).await {
                 sent.fetch_add(65_000, Ordering::Relaxed);
             }
             pipe

@@ -1,6 +1,6 @@
 //! The machine: what it is, and what it lets one process have.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -84,13 +84,8 @@ pub fn raise_descriptors() -> Result<u64> {
     Ok(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
 }
 
-/// Refuses what the limit of descriptors does not let happen.
-pub fn ensure_descriptors(limit: u64, sessions: usize) -> Result<()> {
-    let needed = sessions as u64 * 3 + 1000;
-    ensure!(
-        limit >= needed,
-        "{sessions} sessions need {needed} open files in one process, {limit} are allowed\n\
-         hint: `ulimit -Hn {needed}` as root, or fewer `--sessions`"
-    );
-    Ok(())
+/// How many sessions that limit lets one process carry: the agent has two sockets and a recording
+/// for each, and some room.
+pub fn sessions_within(limit: u64) -> usize {
+    usize::try_from(limit.saturating_sub(1000) / 3).unwrap_or(usize::MAX)
 }

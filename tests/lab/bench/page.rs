@@ -193,6 +193,9 @@ fn settings(part: &Part) -> String {
         let _ = write!(text, "; {name}: {value}");
     }
     text.push_str(".\n");
+    if let Some(remark) = &part.remark {
+        let _ = writeln!(text, "\n*{remark}*");
+    }
     text
 }
 

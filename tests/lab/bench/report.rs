@@ -52,6 +52,9 @@ pub struct Part {
     pub machine: Machine,
     /// How it was asked for.
     pub settings: BTreeMap<String, u64>,
+    /// What else a reader should know of the run, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
     /// The rows in the order of measuring.
     pub rows: Vec<Row>,
     /// What was watched.
@@ -67,6 +70,7 @@ impl Part {
             seconds: 0,
             machine: Machine::here(),
             settings: BTreeMap::new(),
+            remark: None,
             rows: Vec::new(),
             series: Vec::new(),
         }

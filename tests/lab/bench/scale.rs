@@ -38,10 +38,29 @@ pub struct Sizes {
     pub active: usize,
 }
 
+impl Sizes {
+    /// No more in all than `most`: idle tunnels are left out first.
+    fn within(self, most: usize) -> Self {
+        let people = (self.tunnels + self.shells + self.active).div_ceil(EACH) + 1;
+        let others = self.shells + self.active + people;
+        let tunnels = self.tunnels.min(most.saturating_sub(others));
+        if tunnels < self.tunnels {
+            console::note(&format!(
+                "only {tunnels} idle tunnels: this machine allows too few open files\n\
+                 hint: raise `ulimit -Hn` as root to measure all {}",
+                self.tunnels
+            ));
+        }
+        Self { tunnels, ..self }
+    }
+}
+
 /// Opens them all, weighs both sides, and types.
 pub async fn run(lab: &Lab, sizes: Sizes, part: &mut Part) -> Result<()> {
+    let limit = machine::raise_descriptors()?;
+    part.set("open files allowed", limit);
+    let sizes = sizes.within(machine::sessions_within(limit));
     let sessions = sizes.tunnels + sizes.shells + sizes.active;
-    machine::ensure_descriptors(machine::raise_descriptors()?, sessions)?;
     let agent = lab.agent.pid().context("the agent is not running")?;
     let service = Bulk::start(SocketAddr::new(lab.network.db(), 0)).await?;
     let doors = [lab.agent.address];

@@ -1,5 +1,9 @@
 //! Disks that fill, processes that die.
 
+use postern_proto::audit::event::{Access, Event, Fact};
+use postern_proto::names::SessionId;
+
+use super::super::open::{Marker, orphans};
 use super::*;
 
 #[tokio::test]
@@ -107,4 +111,34 @@ async fn a_record_that_nobody_closed_has_an_end_all_the_same() {
     })
     .await;
     assert_eq!(home.verified(&[]).faults, []);
+}
+
+#[test]
+fn a_session_that_begins_is_not_taken_for_one_that_died() {
+    const ROUNDS: u64 = 300;
+    let folder = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        let begins = scope.spawn(|| {
+            for number in 0..ROUNDS {
+                let event = Event {
+                    time_ms: 0,
+                    session: Some(SessionId::of_client(number, 1)),
+                    actor: None,
+                    source: None,
+                    target: None,
+                    fact: Fact::SessionInterrupted { recordings: vec![] },
+                };
+                let access = Access::Tunnel {
+                    host: None,
+                    port: 80,
+                };
+                let marker = Marker::put(folder.path(), &event, &access).unwrap();
+                marker.remove();
+            }
+        });
+        while !begins.is_finished() {
+            drop(orphans(folder.path()).unwrap());
+        }
+        begins.join().unwrap();
+    });
 }

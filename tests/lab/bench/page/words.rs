@@ -77,7 +77,10 @@ pub(super) fn about(section: Section) -> &'static str {
              second. *To the first byte* includes waiting for the others that open at the same \
              time. An agent session's memory holds its TLS tickets too. When all have ended, the \
              allocator keeps most pages for the next sessions, and the tickets wait in their \
-             bounded store: that is what *all ended* shows."
+             bounded store: that is what *all ended* shows. An \
+             agent needs three open files for a tunnel (two sockets and the recording); where the \
+             machine allows one process too few for what was asked, there are fewer idle tunnels, \
+             as the settings below tell."
         }
         Section::Storm => {
             "Everybody has given a code to AWS; then all clients come at the same moment with \
