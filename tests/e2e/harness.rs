@@ -209,6 +209,15 @@ pub(crate) fn setting<T: FromStr>(name: &str, otherwise: T) -> T {
     }
 }
 
+/// Shows what a trial found; `--nocapture` lets it through.
+#[expect(
+    clippy::print_stdout,
+    reason = "figures are for whoever runs the trial"
+)]
+pub(crate) fn figures(found: std::fmt::Arguments<'_>) {
+    println!("{found}");
+}
+
 /// Bytes that do not repeat where a buffer does.
 pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;

@@ -15,7 +15,7 @@ use lab::cutter::{Cutter, Storm, Toll};
 use lab::stack::Lab;
 use tokio::process::Command;
 
-use crate::harness::{PATIENCE, lab, postern, setting};
+use crate::harness::{PATIENCE, figures, lab, postern, setting};
 
 mod rsync;
 mod shell;
@@ -42,10 +42,10 @@ impl Trial {
             longest: setting("POSTERN_CUT_SECONDS", 1.0),
             copy: setting("POSTERN_COPY", copy),
         };
-        println!(
+        figures(format_args!(
             "POSTERN_SEED={} POSTERN_CUTS={} POSTERN_CUT_SECONDS={} POSTERN_COPY={}",
             trial.seed, trial.cuts, trial.longest, trial.copy
-        );
+        ));
         trial
     }
 
@@ -107,7 +107,7 @@ impl Stormy {
             .lines()
             .filter(|line| line.contains("resumed on a new connection"));
         let resumes = resumed.count();
-        println!("{toll:?}, {resumes} resumes");
+        figures(format_args!("{toll:?}, {resumes} resumes"));
         // A silence may be over before anybody takes it for an end; the others are ends.
         assert!(resumes * 2 >= toll.cut + toll.lost, "{toll:?} {told}");
         self.audit(&["verify"]).await;

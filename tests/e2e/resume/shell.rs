@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
 use super::{Stormy, Trial};
+use crate::harness::figures;
 
 const ROWS: u32 = 20;
 /// Between two lines that are typed.
@@ -53,7 +54,7 @@ fn drawn(frames: usize) -> String {
 fn demand_drawn(what: &str, seen: &str) {
     let frames = seen.rsplit("\x1b[Hdrawn ").next().unwrap();
     let frames: usize = frames.parse().expect("the number of frames at the end");
-    println!("{what}: {frames} frames");
+    figures(format_args!("{what}: {frames} frames"));
     let expected = drawn(frames);
     let differs = seen.bytes().zip(expected.bytes()).position(|(a, b)| a != b);
     let around =
@@ -156,7 +157,7 @@ async fn a_shell_goes_on_through_cuts_and_its_recording_is_whole() {
     assert_eq!(child.wait().await.unwrap().code(), Some(5), "{seen}");
 
     let (program, lines) = without_status(&seen);
-    println!("{lines} status lines");
+    figures(format_args!("{lines} status lines"));
     demand_drawn("the screen", &program);
     let arrived = std::fs::read_to_string(folder.path().join("typed")).unwrap();
     assert!(arrived == typed, "typed {typed}, arrived {arrived}");
@@ -183,7 +184,9 @@ async fn demand_recorded(stormy: &Stormy, toll: Toll) {
         count("the network is back from 127.0."),
     );
     let moved = count("the connection moved to 127.0.");
-    println!("the recording: lost {lost}, back {back}, moved {moved}");
+    figures(format_args!(
+        "the recording: lost {lost}, back {back}, moved {moved}"
+    ));
     assert_eq!(lost, back, "{remarks:?}");
     assert!(
         lost >= 1 && (lost + moved) * 2 >= toll.cut + toll.lost,
