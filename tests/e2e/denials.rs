@@ -61,11 +61,22 @@ async fn a_wrong_code_and_a_used_code_are_refused() {
 #[tokio::test]
 async fn an_agent_that_cannot_be_reached_is_exit_code_3() {
     let lab = lab().await;
-    let mut command = lab.postern("alice");
-    command
-        .args(["ls"])
-        .env("POSTERN_AGENT", format!("{}:9", lab.network.bastion()));
-    run(&mut command, b"").await.status(3).says(&["hint:"]);
+    let ls = async |arguments: &[&str]| {
+        let mut command = lab.postern("alice");
+        command
+            .arg("ls")
+            .args(arguments)
+            .env("POSTERN_AGENT", format!("{}:9", lab.network.bastion()));
+        run(&mut command, b"").await
+    };
+    let alone = ls(&["--via", "bastion"]).await;
+    alone.status(3).says(&["cannot be reached", "hint:"]);
+    // SSM's list is still worth something, and says that it is not all.
+    let rest = ls(&[]).await.status(0);
+    rest.says(&[
+        "warning: the agent's targets are not listed",
+        "cannot be reached",
+    ]);
     lab.stop().await.unwrap();
 }
 

@@ -35,7 +35,7 @@ pub async fn run(context: &Context, args: LsArgs) -> Result<ExitCode, Error> {
         Via::Auto if !context.agents.is_empty() => both(context, filters).await,
         Via::Auto | Via::Ssm => {
             let nodes = ssm::nodes(context, filters).await?;
-            show_nodes(context, filters, nodes)
+            show_nodes(context, filters, nodes, Vec::new())
         }
         Via::Bastion => {
             let listing = bastion::list(context, filters).await?;
@@ -53,10 +53,8 @@ async fn both(context: &Context, filters: &[String]) -> Result<ExitCode, Error> 
             let Ok(nodes) = ssm::nodes(context, filters).await else {
                 return Err(error);
             };
-            context
-                .printer
-                .warning(format!("the agent's targets are not listed: {error}"));
-            return show_nodes(context, filters, nodes);
+            let trouble = format!("the agent's targets are not listed: {error}");
+            return show_nodes(context, filters, nodes, vec![trouble]);
         }
         Err(error) => return Err(error),
     };
@@ -141,16 +139,24 @@ fn show(context: &Context, filters: &[String], answer: Answer) -> Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-fn show_nodes(context: &Context, filters: &[String], nodes: Vec<Node>) -> Result<ExitCode, Error> {
+fn show_nodes(
+    context: &Context,
+    filters: &[String],
+    nodes: Vec<Node>,
+    trouble: Vec<String>,
+) -> Result<ExitCode, Error> {
     if context.printer.json {
         return show(
             context,
             filters,
             Answer {
                 targets: nodes.iter().map(ssm::target).collect(),
-                trouble: Vec::new(),
+                trouble,
             },
         );
+    }
+    for trouble in &trouble {
+        context.printer.warning(trouble);
     }
     if nodes.is_empty() {
         context.printer.note(match filters.is_empty() {
