@@ -1,9 +1,5 @@
 //! End-to-end tests.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![expect(
-    clippy::print_stdout,
-    reason = "the figures of a run, for whoever reads its log"
-)]
 
 mod addresses;
 mod attestation;
