@@ -24,7 +24,7 @@ the bastion, to the same services. Postern records and logs what it carries; Ope
 - CPU is user and system time of every process on the path, both ends included, per GiB moved.
 - Memory is private memory (`Private_*` in `/proc/PID/smaps_rollup`), so shared program text does
   not count. Socket buffers of the kernel do not count either.
-- The programs are built as the tests build them (`opt-level` 1 for our own code), not with
+- The programs are built as the tests build them (`opt-level` 2 for our own code), not with
   `lto` or for one processor.
 - A *session* of the crowd sections is one grant with one pipe over a TLS connection of its own,
   opened by the client's own library. Thousands of client programs do not fit on a small machine,
