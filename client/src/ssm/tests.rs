@@ -224,12 +224,16 @@ async fn credentials_that_end_in_between_are_renewed_and_nobody_is_asked() {
     let first = fake.lock().calls.last().unwrap().1.clone();
     fake.lock().expired.push(first.clone());
     fake.order(Order::Shut);
+    // With another role session: the first attempt may be with the one that ended.
+    let is_resumed = |(call, key): &(String, String)| call == "ResumeSession" && *key != first;
+    soon(async {
+        while !fake.lock().calls.last().is_some_and(is_resumed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     session.write(Bytes::from_static(b"on")).await.unwrap();
     assert_eq!(read(&mut session, 2).await, b"on");
-    let calls = fake.lock().calls.clone();
-    let last = calls.last().unwrap();
-    assert_eq!(last.0, "ResumeSession");
-    assert_ne!(last.1, first, "another role session");
     soon(session.end()).await.unwrap();
 }
 
