@@ -164,3 +164,15 @@ async fn the_aws_command_boto3_and_ssh_work_with_its_environment() {
         .says(&["db-1"]);
     served.stop().await;
 }
+
+#[tokio::test]
+async fn a_command_inside_is_logged_in_without_a_terminal() {
+    let mut command = Command::new(Programs::find().unwrap().lab);
+    command
+        .args(["postern", "connect", "app-1", "--"])
+        .args(["sh", "-c", "echo out; echo err >&2; exit 5"])
+        .env_remove("CARGO");
+    let told = run(&mut command, b"").await.status(5);
+    // One stream: what AWS's document for commands carries.
+    assert_eq!(told.out(), "out\nerr\n");
+}

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
-use std::process::{ExitCode, ExitStatus};
+use std::process::{ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -160,7 +160,18 @@ impl Hurry {
     }
 }
 
+/// Commands of `postern` that need a login: a lab begins without one.
+const NEED_A_LOGIN: [&str; 6] = ["connect", "forward", "proxy", "ls", "why", "audit"];
+
 async fn inside(lab: &Lab, program: &OsString, rest: &[OsString]) -> Result<ExitCode> {
+    let needs = |first: &OsString| NEED_A_LOGIN.iter().any(|command| first == command);
+    if program == "postern" && rest.first().is_some_and(needs) {
+        // Without a terminal `postern` asks nobody. What fails here, the command itself tells.
+        let mut login = lab.command(program);
+        login.arg("login").stdin(Stdio::null());
+        login.stdout(Stdio::null()).stderr(Stdio::null());
+        login.status().await.context("cannot start postern")?;
+    }
     let status = lab
         .command(program)
         .args(rest)
