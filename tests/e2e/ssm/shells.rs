@@ -68,16 +68,18 @@ async fn a_terminal_has_its_size_and_its_interrupts() {
     expect("# ").await;
     writer.write_all(b"stty size\n").await.unwrap();
     expect("40 123").await;
+    // Here and below: what is typed before the shell is back may be thrown away by the terminal.
+    expect("# ").await;
     writer.resize(pty_process::Size::new(50, 90)).unwrap();
     writer
         .write_all(b"until stty size | grep -w 90; do sleep 0.1; done\n")
         .await
         .unwrap();
     expect("\n50 90").await;
+    expect("# ").await;
     writer.write_all(b"echo begun; sleep 1000\n").await.unwrap();
     expect("\nbegun").await;
     writer.write_all(b"\x03").await.unwrap();
-    // What is typed before the shell is back is thrown away by the terminal.
     expect("# ").await;
     writer.write_all(b"echo $((6*7))\n").await.unwrap();
     expect("42").await;
