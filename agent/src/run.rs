@@ -30,6 +30,7 @@ use crate::pipe::Patience;
 use crate::policy::PolicyStore;
 use crate::server::Server;
 use crate::session::Lifetimes;
+use crate::socket;
 use crate::tls::TlsSettings;
 use crate::{health, http};
 use chronicle::Chronicle;
@@ -77,8 +78,8 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
     }
     tasks.spawn(until(stop.clone(), checker));
 
-    let listener = bind(config.listen).await?;
-    let health_listener = bind(config.health_listen).await?;
+    let listener = bind(config.listen)?;
+    let health_listener = bind(config.health_listen)?;
     let approvals = Arc::new(Approvals::default());
     let parts = EnrollerParts {
         sts: StsClient::new(&config.sts)?,
@@ -272,10 +273,8 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))
+fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    socket::listen(address).with_context(|| format!("cannot listen on {address}"))
 }
 
 fn troubles(

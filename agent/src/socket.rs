@@ -1,16 +1,17 @@
-//! The TCP socket below TLS.
+//! The TCP socket: the listening one, and the connected one below TLS.
 //!
 //! rustls reads at most 4 KiB at a time, so a record would cost five system calls; here one read
 //! takes what has arrived and TLS is served from that. A fresh connection, whose peer has proved
 //! nothing, gets small reads; one that moves data gets 64 KiB. An idle one holds no buffer.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::pipe;
 
@@ -18,6 +19,28 @@ use crate::pipe;
 const SMALL: usize = 8 * 1024;
 /// Bytes that a connection has received when it gets large reads: more than a handshake.
 const MOVES_DATA: usize = 64 * 1024;
+
+/// Connections that may wait for the accept loop. Where the queue is full the kernel drops what
+/// comes, and its peer tries again a second later at the earliest: with std's 128, a login storm
+/// waited for that. The kernel itself allows less where `net.core.somaxconn` says so.
+const BACKLOG: u32 = 4_096;
+
+/// Listens on an address.
+///
+/// # Errors
+///
+/// Whatever the system refuses: the address is in use, is not of this machine, or its port needs
+/// privileges.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // What is left of an earlier run's connections keeps no restart waiting.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -108,5 +131,29 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_storm_of_connections_waits_for_the_accept_loop_without_loss() {
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..500 {
+            // One that was dropped is tried again by the kernel, a second later.
+            let connect = TcpStream::connect(address);
+            let connected = tokio::time::timeout(Duration::from_millis(900), connect).await;
+            waiting.push(connected.expect("a place in the queue").unwrap());
+        }
+        for _ in &waiting {
+            listener.accept().await.unwrap();
+        }
     }
 }

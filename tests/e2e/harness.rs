@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
+use crate::watchdog;
+
 /// No single command of a story takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -75,6 +77,7 @@ pub(crate) async fn lab() -> Lab {
 
 /// A lab of one's own, with alice logged in.
 pub(crate) async fn lab_with(options: Options) -> Lab {
+    watchdog::watch();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let lab = Lab::start(options).await.unwrap();
     // What is tested is what people use: a stand-in would prove nothing.

@@ -39,3 +39,4 @@ mod strangers;
 mod takeover;
 mod tampering;
 mod terminals;
+mod watchdog;

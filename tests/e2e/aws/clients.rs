@@ -57,6 +57,7 @@ pub(crate) fn allow(actions: &[&str], resource: &str) -> String {
 impl Lab {
     /// alice and bob may attest, `reader` may look everything up, and one instance and its neighbours exist.
     pub(crate) async fn start() -> Self {
+        crate::watchdog::watch();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ip = Ipv4Addr::new(127, 0, 0, 1);
         let (tls, ca) = certificate(ip.into());

@@ -24,6 +24,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) async fn start() -> Self {
+        crate::watchdog::watch();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let options = Options {
             no_database: true,
