@@ -27,10 +27,13 @@ pub mod proxy;
 pub mod route;
 pub mod ssh;
 pub mod ssm;
+pub mod stdio;
 #[cfg(test)]
 mod testing;
 pub mod transport;
 pub mod witness;
+
+use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Cli, Command};
 use crate::config::Environment;
@@ -62,14 +65,23 @@ fn execute(cli: Cli, printer: Printer) -> Result<ExitCode, Error> {
         return cmd::completions::run(printer, args);
     }
     let context = Context::resolve(printer, &cli.global, Environment::of_process())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
+    let runtime = runtime(&cli.command)
         .map_err(|error| Error::bug(format!("the runtime did not start: {error}")))?;
     let result = runtime.block_on(dispatch(&context, cli.command));
     // A thread that still waits for the terminal must not hold up the exit.
     runtime.shutdown_background();
     result
+}
+
+/// One session needs no second thread: to hand its bytes from one to another costs more than their
+/// decryption does. Other commands wait for many things at once.
+fn runtime(command: &Command) -> std::io::Result<Runtime> {
+    match command {
+        Command::Connect(_) | Command::Proxy(_) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    }
+    .enable_all()
+    .build()
 }
 
 async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Error> {

@@ -29,6 +29,7 @@ use crate::ssh::forward::spec::{Dynamic, Local, Remote};
 use crate::ssh::link::Link;
 use crate::ssh::shell::{self, Control, Job, Status, Streams, TerminalRequest};
 use crate::ssh::terminal::{RawMode, Size};
+use crate::stdio;
 
 /// The number of SIGCONT.
 const CONTINUE: i32 = rustix::process::Signal::CONT.as_raw();
@@ -289,14 +290,20 @@ async fn on_terminal(
     }
     let (orders, control) = mpsc::channel(16);
     let _watching = AbortOnDropHandle::new(tokio::spawn(watch(orders, typed)));
+    let stdio = stdio::outlets().map_err(|source| SshError::Local {
+        what: "the standard output failed",
+        source,
+    })?;
     let streams = Streams {
         input: tokio::io::stdin(),
-        output: tokio::io::stdout(),
-        error: tokio::io::stderr(),
+        output: stdio.output,
+        error: stdio.error,
         typed,
         raw: raw.as_ref(),
     };
-    shell::run(link, std::mem::take(job), streams, control, record).await
+    let ended = shell::run(link, std::mem::take(job), streams, control, record).await;
+    stdio.rest.settle().await;
+    ended
 }
 
 /// Turns this process's signals into orders. On a raw terminal Ctrl-C is a byte; a signal that

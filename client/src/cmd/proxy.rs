@@ -21,6 +21,7 @@ use crate::gateway::{Gateway, Opened, Request};
 use crate::output::Printer;
 use crate::pipe::{self, Early};
 use crate::route::{self, Way};
+use crate::stdio;
 
 /// What names for stock clients end in.
 pub(super) const SUFFIX: &str = ".postern";
@@ -39,7 +40,9 @@ pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> 
         return Err(Error::usage("`proxy` carries the SSH protocol, which no person types")
             .hint("postern ssh-config >> ~/.ssh/config, then ssh TARGET.postern; or `postern connect`"));
     }
-    let mut local = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
+    let stdio = stdio::outlets()
+        .map_err(|error| Error::failed(format!("the standard output failed: {error}")))?;
+    let mut local = tokio::io::join(tokio::io::stdin(), stdio.output);
     let early = first_words(&mut local).await?;
     let way = route::open(context, args.via, &target, async |gateway| {
         let request = Request {
@@ -50,9 +53,9 @@ pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> 
         let opened = gateway.open(&request, &mut Early::said(&early)).await?;
         Ok((Arc::clone(gateway), opened))
     });
-    match way.await? {
+    let carried = match way.await? {
         Way::Bastion((gateway, opened)) => {
-            carry(context.printer, &gateway, opened, args.port, local).await?;
+            carry(context.printer, &gateway, opened, args.port, local).await
         }
         Way::Ssm(ssm, node) => {
             // Who logs in there is between `ssh` and the target.
@@ -60,9 +63,11 @@ pub async fn run(context: &Context, args: ProxyArgs) -> Result<ExitCode, Error> 
             let carried = ssm::carry(context, &ssm, &node, port, early, local).await;
             // Whatever happened: what was started at AWS is ended there.
             ssm.settle().await;
-            carried?;
+            carried
         }
-    }
+    };
+    stdio.rest.settle().await;
+    carried?;
     Ok(ExitCode::SUCCESS)
 }
 

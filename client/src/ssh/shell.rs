@@ -130,7 +130,6 @@ where
     let shown = Shown {
         output,
         error,
-        held: false,
         record: record.clone(),
     };
     let listen = listen(reader, expected, shown, helped, status);
@@ -185,8 +184,6 @@ async fn start(writer: &ChannelWriteHalf<Msg>, job: &Job) -> Result<VecDeque<Ask
 struct Shown<O, E> {
     output: O,
     error: E,
-    /// Whether something written may not be seen yet.
-    held: bool,
     record: Option<Record>,
 }
 
@@ -195,7 +192,6 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Shown<O, E> {
         if let Some(record) = &self.record {
             record.output(data).await.map_err(evidence)?;
         }
-        self.held = true;
         let written = self.output.write_all(data).await;
         written.map_err(|e| local("the standard output failed", e))
     }
@@ -204,29 +200,22 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Shown<O, E> {
         if let Some(record) = &self.record {
             record.stderr(data).await.map_err(evidence)?;
         }
-        self.held = true;
         let written = self.error.write_all(data).await;
         written.map_err(|e| local("the standard error failed", e))
     }
 
     /// Words of ours, which nobody needs to record.
     async fn tell(&mut self, text: &[u8]) -> Result<(), SshError> {
-        let error = &mut self.error;
-        let written = async {
-            error.write_all(text).await?;
-            error.flush().await
-        };
-        written.await.map_err(|e| local("the terminal failed", e))
+        let written = self.error.write_all(text).await;
+        written.map_err(|e| local("the terminal failed", e))
     }
 
-    /// Cancel-safe.
+    /// Waits until everything can be seen.
     async fn flush(&mut self) -> Result<(), SshError> {
         let flushed = self.output.flush().await;
         flushed.map_err(|e| local("the standard output failed", e))?;
         let flushed = self.error.flush().await;
-        flushed.map_err(|e| local("the standard error failed", e))?;
-        self.held = false;
-        Ok(())
+        flushed.map_err(|e| local("the standard error failed", e))
     }
 }
 
@@ -252,12 +241,6 @@ where
                 continue;
             }
             message = reader.wait() => message,
-            // A prompt ends no line, and a standard output waits for one. Where more is there to
-            // be written at once, the flush would only cost.
-            flushed = shown.flush(), if shown.held => {
-                flushed?;
-                continue;
-            }
             line = told(&mut away) => {
                 shown.tell(&line).await?;
                 continue;

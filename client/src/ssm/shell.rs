@@ -116,9 +116,7 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Screen<O, E> {
             record.output(bytes).await?;
         }
         let failed = |error: io::Error| local("the standard output failed", &error);
-        self.output.write_all(bytes).await.map_err(failed)?;
-        // A prompt ends no line, and a standard output waits for one.
-        self.output.flush().await.map_err(failed)
+        self.output.write_all(bytes).await.map_err(failed)
     }
 
     async fn error(&mut self, bytes: &[u8]) -> Result<(), SsmError> {
@@ -131,8 +129,7 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Screen<O, E> {
     /// Something of our own.
     async fn tell(&mut self, bytes: &[u8]) -> Result<(), SsmError> {
         let failed = |error: io::Error| local("the standard error failed", &error);
-        self.error.write_all(bytes).await.map_err(failed)?;
-        self.error.flush().await.map_err(failed)
+        self.error.write_all(bytes).await.map_err(failed)
     }
 
     /// The end of the output, and the status that stood in it.

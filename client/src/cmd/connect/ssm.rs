@@ -21,6 +21,7 @@ use crate::ssm::exit_status::{self, Watch};
 use crate::ssm::shell::{self, Job, Status};
 use crate::ssm::target::{Feature, Node};
 use crate::ssm::{Session, Ssm, SsmError, Start, claim, document};
+use crate::stdio;
 
 const NO_INPUT: &str =
     "SSM carries no standard input to a command without a terminal: it is not sent";
@@ -205,14 +206,20 @@ async fn on_terminal(
     } else {
         None
     };
+    let stdio = stdio::outlets().map_err(|error| SsmError::Local {
+        what: "the standard output failed",
+        cause: error.to_string(),
+    })?;
     let streams = Streams {
         input: tokio::io::stdin(),
-        output: tokio::io::stdout(),
-        error: tokio::io::stderr(),
+        output: stdio.output,
+        error: stdio.error,
         typed,
         raw: raw.as_ref(),
     };
-    shell::run(session, job, streams, control, watch, Some(record)).await
+    let ended = shell::run(session, job, streams, control, watch, Some(record)).await;
+    stdio.rest.settle().await;
+    ended
 }
 
 /// The end as the evidence keeps it.
