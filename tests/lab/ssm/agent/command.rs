@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::places::Places;
-use super::shell::environment;
+use super::shell::{environment, program};
 use super::work::{Emit, Ends, Input, Output};
 
 /// Runs it to its end. With `separate`, stderr and exit code go their own ways; else there is one
@@ -22,8 +22,10 @@ pub(super) async fn run(
 ) -> Result<(), String> {
     let failed =
         |error: std::io::Error| format!("Encountered error while starting the command: {error}");
-    let mut command = Command::new("/bin/sh");
+    let mut program = program().into_iter();
+    let mut command = Command::new(program.next().unwrap_or_default());
     command
+        .args(program)
         .args(["-c", &line])
         .env_clear()
         .envs(environment(&places))

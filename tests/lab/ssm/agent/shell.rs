@@ -12,6 +12,8 @@ use super::work::{Emit, Ends, Input};
 /// How long output of a shell that has ended is still read: somebody else may hold its terminal.
 const LINGER: Duration = Duration::from_millis(500);
 const SHELL: &str = "/bin/sh";
+/// `SIGINT` and `SIGQUIT` in the mask of `/proc/self/status`.
+const INTERRUPTS: u64 = 0b110;
 
 /// Runs a shell, or `command` in one, to its end.
 pub(super) async fn run(
@@ -23,7 +25,9 @@ pub(super) async fn run(
     let failed = |error: &dyn std::fmt::Display| format!("Unable to start pty: {error}");
     let (pty, slave) = pty_process::open().map_err(|error| failed(&error))?;
     let arguments = command.map_or_else(Vec::new, |line| vec!["-c".to_owned(), line]);
-    let mut child = pty_process::Command::new(SHELL)
+    let mut program = program().into_iter();
+    let mut child = pty_process::Command::new(program.next().unwrap_or_default())
+        .args(program)
         .args(arguments)
         .env_clear()
         .envs(environment(&places))
@@ -44,6 +48,19 @@ pub(super) async fn run(
         () = feed(writer, &mut ends.inputs) => {}
     }
     Ok(())
+}
+
+/// The shell. A lab in the background of a script inherits that interrupts are ignored, and a shell
+/// keeps to what it inherits: there `env` gives them back.
+pub(super) fn program() -> Vec<&'static str> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    if ignored.unwrap_or(0) & INTERRUPTS == 0 {
+        vec![SHELL]
+    } else {
+        vec!["env", "--default-signal=INT,QUIT", SHELL]
+    }
 }
 
 /// What the shells of an instance find in their environment.
