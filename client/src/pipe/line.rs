@@ -21,7 +21,7 @@ use postern_proto::gateway::resume::{Claim, Resume, Resumed};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::PipeError;
-use super::outage::{Outage, Outages};
+use super::outage::{Lost, Outage, Outages};
 
 /// Between two attempts: the first and the longest, before jitter.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -116,7 +116,7 @@ where
     /// Seeks another connection; the last sign of life was at `heard`.
     pub(super) fn seek(&mut self, heard: Instant) {
         if self.outage.is_none() {
-            self.outage = Some(self.outages.begin(heard));
+            self.outage = Some(self.outages.begin(Lost::Network, heard));
         }
         if self.is_calm() {
             self.dial(Duration::ZERO, false);

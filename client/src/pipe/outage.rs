@@ -10,11 +10,23 @@ use crate::output::Printer;
 /// An outage that is over sooner is nobody's business.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 
+/// What does not answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Lost {
+    /// The way to the agent, or to AWS.
+    #[default]
+    Network,
+    /// The target alone: AWS is there, and says that it is not.
+    Target,
+}
+
 /// What is known of the network at this moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Away {
     /// When something was last heard, while pipes seek a new connection.
     pub since: Option<Instant>,
+    /// What is lost since then.
+    pub lost: Lost,
     /// Why the last attempt failed.
     pub why: String,
 }
@@ -51,9 +63,10 @@ impl Outages {
     }
 
     /// A pipe heard nothing since `heard`.
-    pub(crate) fn begin(&self, heard: Instant) -> Outage {
+    pub(crate) fn begin(&self, lost: Lost, heard: Instant) -> Outage {
         self.counts().pipes += 1;
         self.0.away.send_modify(|away| {
+            away.lost = lost;
             away.since = Some(away.since.map_or(heard, |since| since.min(heard)));
         });
         Outage {
@@ -126,17 +139,21 @@ pub async fn tell(mut away: watch::Receiver<Away>, printer: Printer) {
         if told.is_ok() {
             continue;
         }
-        let why = away.borrow().why.clone();
+        let Away { lost, why, .. } = away.borrow().clone();
         let why = if why.is_empty() { "no answer" } else { &why };
-        printer.note(format!("the network is lost ({why}); trying again"));
+        printer.note(match lost {
+            Lost::Network => format!("the network is lost ({why}); trying again"),
+            Lost::Target => format!("the target is away ({why}); waiting for it"),
+        });
         let back = away.wait_for(|away| away.since.is_none()).await.is_ok();
         if !back {
             return std::future::pending().await;
         }
-        printer.note(format!(
-            "the network is back after {} s",
-            since.elapsed().as_secs()
-        ));
+        let seconds = since.elapsed().as_secs();
+        printer.note(match lost {
+            Lost::Network => format!("the network is back after {seconds} s"),
+            Lost::Target => format!("the target is back after {seconds} s"),
+        });
     }
 }
 
@@ -149,8 +166,8 @@ mod tests {
         let outages = Outages::new();
         let (start, away) = (Instant::now(), outages.watch());
         assert!(outages.none_since(start));
-        let one = outages.begin(start + Duration::from_secs(1));
-        let two = outages.begin(start);
+        let one = outages.begin(Lost::Network, start + Duration::from_secs(1));
+        let two = outages.begin(Lost::Network, start);
         assert_eq!(away.borrow().since, Some(start));
         drop(two);
         one.explain("no route");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::unfinished::Unfinished;
-use crate::pipe::outage::Away;
+use crate::pipe::outage::{Away, Lost};
 
 /// What a person need not know.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ impl StatusLine {
     /// Waits until the line is to be written, again or away. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Vec<u8> {
         loop {
-            let since = self.away.borrow_and_update().since;
+            let Away { since, lost, .. } = self.away.borrow_and_update().clone();
             match since {
                 None if self.shown => {
                     if let Some(text) = self.output.around(&clear()) {
@@ -51,7 +51,7 @@ impl StatusLine {
                 }
                 Some(since) if since.elapsed() >= WORTH_TELLING && !self.gone => {
                     self.gone = true;
-                    if let Some(text) = self.output.around(&line(since)) {
+                    if let Some(text) = self.output.around(&line(lost, since)) {
                         self.shown = true;
                         return text;
                     }
@@ -74,10 +74,14 @@ impl StatusLine {
     }
 }
 
-fn line(since: Instant) -> String {
+fn line(lost: Lost, since: Instant) -> String {
     let seconds = since.elapsed().as_secs();
+    let what = match lost {
+        Lost::Network => "network lost",
+        Lost::Target => "target away",
+    };
     format!(
-        "\x1b7\x1b[999;1H\x1b[7m network lost, {seconds} s; Ctrl-C twice to give up \x1b[0m\x1b[K\x1b8"
+        "\x1b7\x1b[999;1H\x1b[7m {what}, {seconds} s; Ctrl-C twice to give up \x1b[0m\x1b[K\x1b8"
     )
 }
 
@@ -124,7 +128,7 @@ mod tests {
         let outages = Outages::new();
         let mut status = StatusLine::new(outages.watch());
         let long_ago = Instant::now().checked_sub(Duration::from_secs(12)).unwrap();
-        let outage = outages.begin(long_ago);
+        let outage = outages.begin(Lost::Network, long_ago);
         let mut told = async || String::from_utf8(status.next().await).unwrap();
         let first = told().await;
         assert!(
@@ -143,12 +147,23 @@ mod tests {
         let mut status = StatusLine::new(outages.watch());
         status.saw(b"text \x1b[3");
         let long_ago = Instant::now().checked_sub(Duration::from_secs(12)).unwrap();
-        let outage = outages.begin(long_ago);
+        let outage = outages.begin(Lost::Network, long_ago);
         let told = status.next().await;
         assert!(told.ends_with(b"\x1b8\x1b[3"), "{told:?}");
         drop(outage);
         status.saw(b"1mred");
         assert_eq!(status.next().await, clear().as_bytes());
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_away_is_not_called_a_network() {
+        let outages = Outages::new();
+        let mut status = StatusLine::new(outages.watch());
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(75)).unwrap();
+        let _outage = outages.begin(Lost::Target, long_ago);
+        let told = String::from_utf8(status.next().await).unwrap();
+        let expected = "target away, 75 s; Ctrl-C twice to give up";
+        assert!(told.contains(expected), "{told}");
     }
 
     #[test]
@@ -157,11 +172,11 @@ mod tests {
         let mut person = Impatience::new(outages.watch());
         assert!(!person.gives_up(b"\x03\x03\x03"), "they are the target's");
         let now = Instant::now();
-        let outage = outages.begin(now);
+        let outage = outages.begin(Lost::Network, now);
         assert!(!person.gives_up(b"ls\x03"));
         drop(outage);
         assert!(!person.gives_up(b"\x03"));
-        let _outage = outages.begin(now + Duration::from_secs(1));
+        let _outage = outages.begin(Lost::Network, now + Duration::from_secs(1));
         assert!(!person.gives_up(b"\x03"));
         assert!(person.gives_up(b"\x03"));
     }

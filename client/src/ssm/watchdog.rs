@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
-use crate::pipe::outage::{Outage, Outages};
+use crate::pipe::outage::{Lost, Outage, Outages};
 
 use super::error::SsmError;
 
@@ -76,8 +76,8 @@ impl Watchdog {
                 Ok(true) => self.away = None,
                 Ok(false) => {
                     let (since, _) = self.away.get_or_insert_with(|| {
-                        let outage = self.outages.begin(self.heard.into_std());
-                        outage.explain("the target is not connected to AWS");
+                        let outage = self.outages.begin(Lost::Target, self.heard.into_std());
+                        outage.explain("it is not connected to AWS");
                         (self.asked, outage)
                     });
                     if since.elapsed() >= self.patience {

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use postern_proto::ssm::payload::SecretText;
 use tokio::time::sleep;
 
-use crate::pipe::outage::{Outage, Outages};
+use crate::pipe::outage::{Lost, Outage, Outages};
 
 use super::api::Ssm;
 use super::error::SsmError;
@@ -107,7 +107,7 @@ impl WayBack {
         } else {
             Duration::ZERO
         };
-        let outage = self.outages.begin(heard);
+        let outage = self.outages.begin(Lost::Network, heard);
         outage.explain(why);
         let (mut attempts, delay) = (self.attempts(), self.delay);
         attempts.explain = Some(self.outages.clone());
