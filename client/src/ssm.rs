@@ -57,6 +57,7 @@ pub mod target;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 mod watchdog;
 mod way_back;
 

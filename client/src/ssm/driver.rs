@@ -29,6 +29,7 @@ use super::api::Ssm;
 use super::error::SsmError;
 use super::kms::{DataKey, data_key};
 use super::session::{End, Event, Shared};
+use super::unanswered::Unanswered;
 use super::watchdog::Watchdog;
 use super::way_back::{Back, WayBack};
 
@@ -62,6 +63,7 @@ struct Driver {
     is_port: bool,
     watchdog: Watchdog,
     payload: Arc<AtomicUsize>,
+    unanswered: Arc<Unanswered>,
     stop: CancellationToken,
     ended: watch::Sender<Option<Result<(), SsmError>>>,
 }
@@ -141,6 +143,7 @@ impl Driver {
             opened,
             away: self.way.outages().watch(),
             payload: Arc::clone(&self.payload),
+            unanswered: Arc::clone(&self.unanswered),
             stop: self.stop.clone(),
             ended: self.ended.subscribe(),
         };
@@ -190,6 +193,13 @@ impl Driver {
         }
         self.payload
             .store(self.channel.payload(), Ordering::Relaxed);
+        // While we do not listen, or are not connected, silence says nothing of the SSM Agent.
+        let listens = matches!(self.link, Link::Up(_)) && self.channel.wants_message();
+        if listens && !self.channel.is_settled() {
+            self.unanswered.waits();
+        } else {
+            self.unanswered.clear();
+        }
     }
 
     /// Waits for one thing to happen, and does it.
@@ -280,6 +290,7 @@ impl Driver {
             Turn::Worked => None,
             Turn::Heard => {
                 self.watchdog.heard();
+                self.unanswered.clear();
                 None
             }
             Turn::Lost(why) => {

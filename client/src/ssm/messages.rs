@@ -212,6 +212,7 @@ fn what_a_forward_tells_is_about_one_connection_or_one_session() {
         notice::connection_ended(&peer, &notice::ended_there()),
         sentence(notice::incomplete()),
         sentence(notice::protocol(&"smux version 2")),
+        sentence(notice::no_answer(to)),
         sentence(notice::no_ssh()),
     ];
     insta::assert_snapshot!(told.join("\n\n"));

@@ -80,6 +80,8 @@ struct Entry {
     is_finished: bool,
     /// The destination refused the connection.
     is_refused: bool,
+    /// Why it was given up though its session goes on.
+    given_up: Option<Error>,
 }
 
 /// Who holds up a session, and with how much.
@@ -131,6 +133,7 @@ impl Streams {
             is_heard: false,
             is_finished: false,
             is_refused: false,
+            given_up: None,
         };
         state.entries.insert(id, entry);
         drop(state);
@@ -232,6 +235,21 @@ impl Streams {
             told(hold_up);
         }
         self.has_space().await;
+    }
+
+    /// Carrier: gives up the streams on which nothing ever came; returns whose they were.
+    pub(super) fn give_up_unheard(&self, why: &Error) -> Vec<SocketAddr> {
+        let mut state = self.lock();
+        let mut peers = Vec::new();
+        for entry in state.entries.values_mut() {
+            if !entry.is_heard && !entry.is_finished && entry.given_up.is_none() {
+                entry.given_up = Some(why.clone());
+                peers.push(entry.peer);
+                entry.arrived.notify_one();
+                entry.moved.notify_one();
+            }
+        }
+        peers
     }
 
     /// Carrier: nothing moves any more.
@@ -342,7 +360,8 @@ impl Stream {
                 if entry.is_none_or(|entry| entry.is_finished) {
                     return Ok(None);
                 }
-                if let Some(over) = &state.over {
+                let given_up = entry.and_then(|entry| entry.given_up.as_ref());
+                if let Some(over) = state.over.as_ref().or(given_up) {
                     return Err(over.clone());
                 }
             }
@@ -361,7 +380,8 @@ impl Stream {
                 let taken = state.mux.write(self.id, bytes);
                 bytes = bytes.get(taken..).unwrap_or_default();
                 let entry = state.entries.get_mut(&self.id);
-                let Some(entry) = entry.filter(|entry| !entry.is_finished) else {
+                let goes_on = |entry: &&mut Entry| !entry.is_finished && entry.given_up.is_none();
+                let Some(entry) = entry.filter(goes_on) else {
                     return Err(Deaf);
                 };
                 entry.is_blocked = !bytes.is_empty();

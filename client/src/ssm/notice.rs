@@ -32,6 +32,14 @@ pub(super) fn nothing_answers(destination: &str) -> String {
     format!("nothing answers at {destination}")
 }
 
+/// The SSM Agent says nothing, though it is connected or nobody says that it is not.
+pub(super) fn no_answer(destination: &str) -> Error {
+    Error::unreachable(format!(
+        "the SSM Agent on the way to {destination} does not answer"
+    ))
+    .hint("connect again: a new session reaches an SSM Agent that was restarted")
+}
+
 /// The end came before all data.
 pub(super) fn incomplete() -> Error {
     Error::failed("the session ended before all of its data had arrived")

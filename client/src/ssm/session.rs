@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use postern_proto::ssm::channel::Opened;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::Ssm;
 use super::driver::{self, Order};
 use super::error::SsmError;
+use super::unanswered::Unanswered;
 use crate::pipe::outage::Away;
 
 /// Writes that wait for the driver.
@@ -97,6 +99,7 @@ pub(super) struct Shared {
     pub(super) opened: Opened,
     pub(super) away: watch::Receiver<Away>,
     pub(super) payload: Arc<AtomicUsize>,
+    pub(super) unanswered: Arc<Unanswered>,
     /// Cancelled: the session is to end, whatever waits to be written.
     pub(super) stop: CancellationToken,
     /// How the end at AWS went, once it is over.
@@ -206,6 +209,12 @@ impl Writer {
     /// Bytes that fit one message at present: the best length of a write.
     pub fn payload(&self) -> usize {
         self.shared.payload.load(Ordering::Relaxed)
+    }
+
+    /// How long something that was sent has waited while the SSM Agent said nothing at all, though
+    /// the connection to AWS is there. Zero while nothing waits.
+    pub(super) fn unanswered(&self) -> Duration {
+        self.shared.unanswered.elapsed()
     }
 
     /// Sends bytes of the stream. Waits while the window is full, so it is bounded; an error says

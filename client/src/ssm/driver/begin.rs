@@ -19,6 +19,7 @@ use crate::ssm::api::{Ssm, Started};
 use crate::ssm::document;
 use crate::ssm::error::SsmError;
 use crate::ssm::session::{Event, Shared, Start};
+use crate::ssm::unanswered::Unanswered;
 use crate::ssm::watchdog::Watchdog;
 use crate::ssm::way_back::WayBack;
 
@@ -96,6 +97,7 @@ impl Driver {
         let watchdog = watchdog(&ssm, &start.target, way.outages());
         Self {
             link: Link::Seeking(way.first(token)),
+            unanswered: Arc::new(Unanswered::new()),
             payload: Arc::new(AtomicUsize::new(channel.payload())),
             stop: ssm.stop.child_token(),
             ended: watch::Sender::new(None),

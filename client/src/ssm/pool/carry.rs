@@ -1,7 +1,7 @@
 //! Moves the bytes of one multiplexed session.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use postern_proto::ssm::payload::Flag;
@@ -12,6 +12,11 @@ use crate::pipe::outage;
 use crate::ssm::mux::{HoldUp, Streams};
 use crate::ssm::notice::{self, incomplete};
 use crate::ssm::session::{Event, Reader, Writer};
+
+/// How long an SSM Agent may say nothing before a new connection is given up.
+const UNANSWERED: Duration = Duration::from_secs(15);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Moves the bytes until the session is over.
 pub(super) async fn carry<O: Opener>(
@@ -25,6 +30,7 @@ pub(super) async fn carry<O: Opener>(
         why = receive(&mut reader, &streams, &shared) => why,
         why = keep_alive(&streams) => why,
         why = tell_of_network(&writer, &shared) => why,
+        why = give_up_unanswered(&writer, &streams, &shared) => why,
     };
     let connections = streams.count();
     streams.end(why.clone());
@@ -90,6 +96,26 @@ async fn keep_alive(streams: &Streams) -> Error {
             Ok(Some(next)) => tokio::time::sleep_until(next.into()).await,
             Ok(None) => return std::future::pending().await,
             Err(error) => return Error::failed(error.to_string()),
+        }
+    }
+}
+
+/// Ends connections that got no answer at all: their programs may try again, and then get another
+/// session. What had begun may go on when the SSM Agent is back. Never returns.
+async fn give_up_unanswered<O: Opener>(
+    writer: &Writer,
+    streams: &Streams,
+    shared: &Shared<O>,
+) -> Error {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if writer.unanswered() < UNANSWERED {
+            continue;
+        }
+        let why = notice::no_answer(&shared.destination);
+        for peer in streams.give_up_unheard(&why) {
+            let told = notice::connection_ended(&peer, &why);
+            shared.printer.warning(told);
         }
     }
 }

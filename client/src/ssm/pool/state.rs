@@ -18,6 +18,9 @@ use crate::ssm::session::{Session, Writer};
 
 /// How long an unused session is kept.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
+/// A session whose SSM Agent says nothing for this long gets no new connection while another can
+/// be had.
+const DOUBTFUL: Duration = Duration::from_secs(5);
 /// No further session is tried for this long after one could not be had.
 const BACK_OFF: Duration = Duration::from_secs(30);
 /// For what was written last to reach the SSM Agent when all is to end.
@@ -84,7 +87,7 @@ impl State {
         }
         let least = self.least();
         let is_free = least.is_some_and(|(_, load)| load == 0);
-        if !is_free && self.members.len() + self.opening < shared.limit {
+        if !is_free && self.sound() + self.opening < shared.limit {
             self.begin_opening(shared, wish)?;
         }
         if !is_free && self.opening > 0 && (!wish.is_late || least.is_none()) {
@@ -112,13 +115,22 @@ impl State {
         Ok(None)
     }
 
-    /// The session with the fewest connections; one that is held up only when all are.
+    /// The session with the fewest connections; one that is held up only when all are, and none
+    /// that is doubtful.
     fn least(&self) -> Option<(usize, usize)> {
-        let loads = self.members.iter().enumerate().map(|(place, member)| {
+        let sound = self.members.iter().enumerate();
+        let sound = sound.filter(|(_, member)| !member.is_doubtful());
+        let loads = sound.map(|(place, member)| {
             let load = member.streams.count();
             (member.streams.is_full(), load, place)
         });
         loads.min().map(|(_, load, place)| (place, load))
+    }
+
+    /// How many sessions connections may get.
+    fn sound(&self) -> usize {
+        let sound = self.members.iter().filter(|member| !member.is_doubtful());
+        sound.count()
     }
 
     /// Opens one more, unless that failed just now: an error where there is nothing to share.
@@ -128,10 +140,11 @@ impl State {
         wish: &Wish,
     ) -> Result<(), Error> {
         if let Some((when, error)) = &self.failed {
-            if self.members.is_empty() && *when >= wish.since {
+            let is_last = self.sound() == 0;
+            if is_last && *when >= wish.since {
                 return Err(error.clone());
             }
-            if !self.members.is_empty() && when.elapsed() < BACK_OFF {
+            if !is_last && when.elapsed() < BACK_OFF {
                 return Ok(());
             }
         }
@@ -187,6 +200,10 @@ pub(super) struct Wish {
 }
 
 impl Member {
+    fn is_doubtful(&self) -> bool {
+        self.writer.unanswered() >= DOUBTFUL
+    }
+
     pub(super) async fn end(self) {
         let settled = async {
             self.streams.drained().await;
