@@ -198,14 +198,14 @@ impl Encoder {
         match std::str::from_utf8(whole) {
             Ok(whole) if !whole.is_empty() => {
                 if !broken.is_empty() {
-                    self.line(at_ms, binary, &STANDARD.encode(broken), out);
+                    self.binary(at_ms, binary, broken, out);
                 }
                 self.line(at_ms, text, whole, out);
                 if !tail.is_empty() {
-                    self.line(at_ms, binary, &STANDARD.encode(tail), out);
+                    self.binary(at_ms, binary, tail, out);
                 }
             }
-            _ => self.line(at_ms, binary, &STANDARD.encode(bytes), out),
+            _ => self.binary(at_ms, binary, bytes, out),
         }
     }
 
@@ -214,17 +214,33 @@ impl Encoder {
         self.line(at_ms, "d", &text, out);
     }
 
-    /// Intervals are whole milliseconds of one clock, so rounding does not add up.
     fn line(&mut self, at_ms: u64, code: &str, text: &str, out: &mut Vec<u8>) {
+        self.head(at_ms, code, out);
+        if serde_json::to_writer(&mut *out, text).is_err() {
+            out.extend_from_slice(b"\"\"");
+        }
+        out.extend_from_slice(b"]\n");
+    }
+
+    /// Base64 holds nothing that JSON escapes: it is written into the line as it is.
+    fn binary(&mut self, at_ms: u64, code: &str, bytes: &[u8], out: &mut Vec<u8>) {
+        self.head(at_ms, code, out);
+        out.push(b'"');
+        let start = out.len();
+        out.resize(start + bytes.len().div_ceil(3) * 4, 0);
+        let place = out.get_mut(start..).unwrap_or_default();
+        let length = STANDARD.encode_slice(bytes, place).unwrap_or_default();
+        out.truncate(start + length);
+        out.extend_from_slice(b"\"]\n");
+    }
+
+    /// Intervals are whole milliseconds of one clock, so rounding does not add up.
+    fn head(&mut self, at_ms: u64, code: &str, out: &mut Vec<u8>) {
         let interval = at_ms.saturating_sub(self.last_ms);
         self.last_ms = self.last_ms.max(at_ms);
         out.extend_from_slice(
             format!("[{}.{:03},\"{code}\",", interval / 1000, interval % 1000).as_bytes(),
         );
-        if serde_json::to_writer(&mut *out, text).is_err() {
-            out.extend_from_slice(b"\"\"");
-        }
-        out.extend_from_slice(b"]\n");
     }
 
     /// Whether it is a terminal's.
