@@ -1,11 +1,13 @@
 //! One flush for all recordings, started every 100 ms, and what the log says of those that grow.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use postern_proto::audit::event::{Event, Fact};
+use rustix::fs::{Advice, fadvise};
 use tokio::sync::{mpsc, watch};
 
 use super::disk;
@@ -18,6 +20,10 @@ use super::writer::Order;
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Files that are flushed one by one; with more, the file system is flushed as a whole.
 const ONE_BY_ONE: usize = 32;
+
+/// What is synced leaves the page cache in steps of this, so that bulk fills no memory: nobody
+/// reads a recording soon. A multiple of every page size, since half a page would be read back.
+const FORGET: u64 = 1024 * 1024;
 
 /// Recordings with bytes that are not synced.
 pub(super) struct Dirty {
@@ -107,6 +113,15 @@ impl Dirty {
     }
 }
 
+/// Takes the bytes of a recording from `start` to `end` out of the page cache.
+fn forget(snapshot: &Snapshot, start: u64, end: u64) {
+    let length = NonZeroU64::new(end - start);
+    // Advice: where the system does not take it, nothing is lost.
+    if let Err(error) = fadvise(&*snapshot.file, start, length, Advice::DontNeed) {
+        tracing::debug!(%error, "the page cache keeps a recording");
+    }
+}
+
 /// The flusher's thread.
 pub(super) struct Flusher {
     /// The recordings' folder.
@@ -163,6 +178,11 @@ impl Flusher {
         for (open, snapshot) in snapshots {
             let mut progress = lock(&open.progress);
             progress.synced = snapshot.length;
+            let synced = snapshot.length / FORGET * FORGET;
+            if synced > progress.forgotten {
+                forget(&snapshot, progress.forgotten, synced);
+                progress.forgotten = synced;
+            }
             let known = progress.digest.replace(snapshot.digest(open.name));
             drop(progress);
             if known.is_none() {

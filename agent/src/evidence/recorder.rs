@@ -54,6 +54,8 @@ struct Pending {
 pub(super) struct Progress {
     /// Synced length.
     pub(super) synced: u64,
+    /// Length that the page cache was asked to forget.
+    pub(super) forgotten: u64,
     /// Length that the log states.
     pub(super) logged: u64,
     pub(super) logged_at: Instant,
@@ -302,6 +304,7 @@ impl Recorder {
             dirty: AtomicBool::new(false),
             progress: Mutex::new(Progress {
                 synced: 0,
+                forgotten: 0,
                 logged: 0,
                 logged_at: Instant::now(),
                 digest: None,
