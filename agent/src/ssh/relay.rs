@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Each way parses what has arrived into a batch, hands its contents to the recordings, and passes
-//! the batch on when all of them have it. The two ways wait for nothing of each other, and for
-//! decisions only where what follows depends on one. What one end may send on a channel is what
-//! the other end granted it (SSH's windows pass through), so a stalled channel stops at its own
-//! sender and holds up no other.
+//! the batch on when all of them have it; the next one is put together meanwhile. The two ways wait
+//! for nothing of each other, and for decisions only where what follows depends on one. What one
+//! end may send on a channel is what the other end granted it (SSH's windows pass through), so a
+//! stalled channel stops at its own sender and holds up no other.
 
 mod channels;
 mod end;
@@ -43,14 +43,14 @@ use channels::{Channels, Key, Way};
 use lane::{Lane, Side};
 
 /// Bytes that wait for one end before we stop reading the other.
-const SOFT_BACKLOG: usize = 128 * 1024;
+const SOFT_BACKLOG: usize = 256 * 1024;
 
 /// The same while both ends wait for us: ends that do not read while they write would otherwise
 /// stand still for ever. More than the windows that SSH peers usually grant (2 MiB).
 const HARD_BACKLOG: usize = 8 * 1024 * 1024;
 
 /// Bytes of one batch, about.
-const BATCH: usize = 128 * 1024;
+const BATCH: usize = 256 * 1024;
 
 /// Relays until the session is over; with `once`, that is when the target has closed the last
 /// channel and the user has been sent all of it.

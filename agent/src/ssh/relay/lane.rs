@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::Asked;
 use super::end::End;
+use super::{Asked, BATCH};
 use crate::evidence::{Entry, EvidenceError, Recording};
 use crate::session::ChannelRefused;
 use crate::ssh::transport::Transport;
 
 /// Bytes that are read ahead of what is being handled.
-const READ_AHEAD: usize = 64 * 1024;
+const READ_AHEAD: usize = 256 * 1024;
 
 /// The first read of a quiet connection, and of a busy one.
 pub(super) const READ_QUIET: usize = 4 * 1024;
@@ -46,8 +46,11 @@ impl Side {
 /// One way through the relay.
 #[derive(Default)]
 pub(super) struct Lane {
-    /// What this way waits for; nothing is parsed meanwhile.
+    /// What this way waits for. While a batch is recorded the next one is put together; while
+    /// something is decided nothing is parsed.
     pub(super) flight: Option<BoxFuture<'static, Flight>>,
+    /// Whether the flight is a decision.
+    pub(super) decides: bool,
     /// How many flights began, and how many are over.
     pub(super) launched: u64,
     pub(super) landed: u64,
@@ -66,6 +69,12 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    /// Whether the next message may be looked at.
+    pub(super) fn may_parse(&self) -> bool {
+        let ahead = !self.decides && self.parked.is_none() && self.batch.bytes <= BATCH;
+        self.fault.is_none() && (self.flight.is_none() || ahead)
+    }
+
     /// Whether nothing that was read waits to be passed on.
     pub(super) fn is_idle(&self) -> bool {
         self.flight.is_none() && self.parked.is_none() && self.batch.messages.is_empty()

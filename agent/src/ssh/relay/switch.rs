@@ -8,6 +8,7 @@ use postern_proto::wire::WireError;
 use super::channels::{Channel, Key, Way};
 use super::end::End;
 use super::lane::{Batch, Flight, Lane, Side};
+use super::message::{CHANNEL_DATA, CHANNEL_EXTENDED_DATA, CHANNEL_WINDOW_ADJUST};
 use super::{BATCH, HARD_BACKLOG, Relay, SOFT_BACKLOG};
 use crate::evidence::{Entry, Recording};
 use crate::ssh::transport::TransportError;
@@ -76,12 +77,18 @@ impl Relay {
     }
 
     fn pump(&mut self, way: Way) -> Result<(), End> {
-        while self.lane(way).flight.is_none() && self.lane(way).fault.is_none() && self.room(way) {
+        while self.lane(way).may_parse() && self.room(way) {
+            let ahead = self.lane(way).flight.is_some();
             let payload = match self.lane(way).parked.take() {
                 Some(payload) => Ok(Some(payload)),
                 None => self.source(way).transport.next(),
             };
             let step = match payload {
+                // What may change something waits until all before it has passed.
+                Ok(Some(payload)) if ahead && !is_content(&payload) => {
+                    self.lane(way).parked = Some(payload);
+                    break;
+                }
                 Ok(Some(payload)) => {
                     self.lane(way).batch.bytes += payload.len();
                     self.handle(way, payload)
@@ -92,10 +99,12 @@ impl Relay {
             };
             match step {
                 Ok(Step::Done) if self.lane(way).batch.bytes <= BATCH => {}
+                Ok(Step::Done) if ahead => break,
                 Ok(Step::Done) => self.launch(way)?,
                 Ok(Step::Wait(flight)) => {
                     let lane = self.lane(way);
                     lane.launched += 1;
+                    lane.decides = true;
                     lane.flight = Some(flight);
                 }
                 Ok(Step::Park(payload)) => {
@@ -150,6 +159,7 @@ impl Relay {
         } = std::mem::take(&mut lane.batch);
         lane.recorded = messages;
         lane.launched += 1;
+        lane.decides = false;
         lane.flight = Some(
             async move {
                 for (recording, entry) in coalesce(entries) {
@@ -184,7 +194,13 @@ impl Relay {
         lane.landed += 1;
         let messages = std::mem::take(&mut lane.recorded);
         match flight {
-            Flight::Recorded(Ok(())) => self.pass(way, messages)?,
+            Flight::Recorded(Ok(())) => {
+                // What was put together meanwhile is recorded while this passes.
+                if !self.lane(way).batch.entries.is_empty() {
+                    self.launch(way)?;
+                }
+                self.pass(way, messages)?;
+            }
             Flight::Recorded(Err(error)) => return Err(error.into()),
             Flight::Decided(asked, result) => match self.on_asked(asked, result) {
                 Ok(()) => {}
@@ -225,6 +241,14 @@ impl Relay {
         };
         (channel.open() && !closed).then_some((key, channel))
     }
+}
+
+/// What moves on channels that are open, and changes nothing else.
+fn is_content(payload: &[u8]) -> bool {
+    matches!(
+        payload.first(),
+        Some(&(CHANNEL_DATA | CHANNEL_EXTENDED_DATA | CHANNEL_WINDOW_ADJUST))
+    )
 }
 
 /// Joins what follows each other in one stream: one write instead of many.
