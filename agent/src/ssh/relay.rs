@@ -43,14 +43,14 @@ use channels::{Channels, Key, Way};
 use lane::{Lane, Side};
 
 /// Bytes that wait for one end before we stop reading the other.
-const SOFT_BACKLOG: usize = 256 * 1024;
+const SOFT_BACKLOG: usize = 128 * 1024;
 
 /// The same while both ends wait for us: ends that do not read while they write would otherwise
 /// stand still for ever. More than the windows that SSH peers usually grant (2 MiB).
 const HARD_BACKLOG: usize = 8 * 1024 * 1024;
 
 /// Bytes of one batch, about.
-const BATCH: usize = 256 * 1024;
+const BATCH: usize = 128 * 1024;
 
 /// Relays until the session is over; with `once`, that is when the target has closed the last
 /// channel and the user has been sent all of it.

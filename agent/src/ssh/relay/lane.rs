@@ -10,7 +10,7 @@ use crate::session::ChannelRefused;
 use crate::ssh::transport::Transport;
 
 /// Bytes that are read ahead of what is being handled.
-const READ_AHEAD: usize = 256 * 1024;
+const READ_AHEAD: usize = 128 * 1024;
 
 /// The first read of a quiet connection, and of a busy one.
 pub(super) const READ_QUIET: usize = 4 * 1024;

@@ -254,14 +254,16 @@ fn is_content(payload: &[u8]) -> bool {
 /// Joins what follows each other in one stream: one write instead of many.
 fn coalesce(entries: Vec<(Recording, Entry)>) -> Vec<(Recording, Entry)> {
     let mut joined: Vec<(Recording, Entry)> = Vec::with_capacity(entries.len().min(16));
+    let mut left: usize = entries.iter().map(|(_, entry)| entry.weight()).sum();
     for (recording, entry) in entries {
+        left -= entry.weight();
         match (joined.last_mut(), &entry) {
             (Some((last, Entry::Output(held))), Entry::Output(more))
             | (Some((last, Entry::Error(held))), Entry::Error(more))
             | (Some((last, Entry::Input(held))), Entry::Input(more))
                 if last.name() == recording.name() =>
             {
-                append(held, more);
+                append(held, more, left);
             }
             _ => joined.push((recording, entry)),
         }
@@ -269,10 +271,15 @@ fn coalesce(entries: Vec<(Recording, Entry)>) -> Vec<(Recording, Entry)> {
     joined
 }
 
-/// Appends in place once `held` is a buffer of our own.
-fn append(held: &mut Bytes, more: &[u8]) {
+/// Appends in place once `held` is a buffer of our own, made for all that may follow: one that
+/// grows leaves its smaller ones behind.
+fn append(held: &mut Bytes, more: &[u8], left: usize) {
     let own = std::mem::take(held).try_into_mut();
-    let mut own = own.unwrap_or_else(|shared| BytesMut::from(&*shared));
+    let mut own = own.unwrap_or_else(|shared| {
+        let mut own = BytesMut::with_capacity(shared.len() + more.len() + left);
+        own.extend_from_slice(&shared);
+        own
+    });
     own.extend_from_slice(more);
     *held = own.freeze();
 }
