@@ -134,7 +134,7 @@ async fn a_target_that_vanishes_holds_nobody() {
         person.types("ls\r~.").await;
         assert_eq!(person.leaves().await, Some(255));
     } else {
-        person.sees_within(PATIENCE, "network lost").await;
+        person.sees_within(PATIENCE, "target away").await;
         let (code, said, _) = person.leaves_within(Duration::from_secs(480)).await;
         let last = said.lines().rev().take(3).collect::<Vec<_>>();
         println!("{last:?}");
