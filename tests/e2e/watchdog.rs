@@ -34,7 +34,8 @@ pub(crate) fn watch() {
     RUNNING.set(Some(running));
     let name = thread::current().name().unwrap_or("a test").to_owned();
     thread::spawn(move || {
-        thread::sleep(LIMIT);
+        // Nothing else ends it: the run does.
+        thread::park_timeout(LIMIT);
         if over.strong_count() > 0 {
             // Straight to the run's stderr: what a test prints is kept until it ends.
             use std::io::Write as _;

@@ -52,12 +52,12 @@ impl Unanswered {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_first_of_what_waits_counts_until_something_is_heard() {
+    #[tokio::test]
+    async fn the_first_of_what_waits_counts_until_something_is_heard() {
         let unanswered = Unanswered::new();
         assert_eq!(unanswered.elapsed(), Duration::ZERO);
         unanswered.waits();
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
         unanswered.waits();
         assert!(unanswered.elapsed() >= Duration::from_millis(19));
         unanswered.clear();
