@@ -293,7 +293,16 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let memory = memory(state.path());
         memory.accept(&evidence(&["a"], 0), None).unwrap();
-        fs::write(&memory.path, "nothing").unwrap();
-        assert!(memory.newest().unwrap_err().is_accusation());
+        let kept = memory.newest().unwrap();
+        let text = fs::read_to_string(&memory.path).unwrap();
+        // What was verified once is verified again when it is another text.
+        for changed in ["nothing", &text.replace("\n1\n", "\n2\n")] {
+            fs::write(&memory.path, changed).unwrap();
+            let error = memory.newest().unwrap_err();
+            assert!(matches!(error, WitnessError::Kept { .. }), "{error}");
+            assert!(error.is_accusation());
+        }
+        fs::write(&memory.path, &text).unwrap();
+        assert_eq!(memory.newest().unwrap(), kept);
     }
 }

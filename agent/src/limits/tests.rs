@@ -132,6 +132,36 @@ async fn an_address_with_most_enrolments_gives_one_up_for_somebody_from_elsewher
     enroll(crowd).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_few_who_share_an_address_give_up_nothing_when_the_places_are_full() {
+    let limits = Limits::new(Ceilings {
+        connections: 8,
+        unauthenticated: 8,
+        unauthenticated_per_address: 8,
+        enrollments: 4,
+        enrollments_per_address: 4,
+        ..*limits().ceilings
+    });
+    let enroll = async |address: &str| {
+        let address = ip(address);
+        let arrival = limits.arrive(address).unwrap();
+        arrival.enroll(address, Duration::ZERO).await
+    };
+    let mut all = Vec::new();
+    for office in ["192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        all.push(enroll(office).await.unwrap());
+    }
+    let refused = enroll("192.0.2.4").await.unwrap_err();
+    assert_eq!(refused, LimitReached::Enrollments);
+    assert!(all.iter().all(|one| !one.leave().is_cancelled()));
+    // One more of them would be a crowd.
+    all.remove(2);
+    all.push(enroll("192.0.2.1").await.unwrap());
+    enroll("192.0.2.4").await.unwrap();
+    let gone: Vec<_> = all.iter().map(|one| one.leave().is_cancelled()).collect();
+    assert_eq!(gone, [true, false, false, false], "the oldest of the crowd");
+}
+
 #[test]
 fn a_parked_pipe_leaves_its_place_to_the_connection_that_comes_back_for_it() {
     let limits = limits();

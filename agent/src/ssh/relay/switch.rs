@@ -93,7 +93,8 @@ impl Relay {
                     self.lane(way).batch.bytes += payload.len();
                     self.handle(way, payload)
                 }
-                Ok(None) if self.lane(way).ended => Err(Fault::End(self.gone(way))),
+                // Only once all of it has passed.
+                Ok(None) if self.lane(way).ended && !ahead => Err(Fault::End(self.gone(way))),
                 Ok(None) => break,
                 Err(error) => Err(error.into()),
             };

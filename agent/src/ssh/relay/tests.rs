@@ -249,6 +249,67 @@ async fn what_is_not_recorded_does_not_pass() {
 }
 
 #[tokio::test]
+async fn what_is_put_together_ahead_passes_after_its_own_recording_and_in_order() {
+    let data = |text: &str| Writer::new().u8(94).u32(8).vec32(text.as_bytes()).finish();
+    let eof = || plain(message::CHANNEL_EOF, 8);
+    for lost in [false, true] {
+        let mut stage = Stage::new();
+        stage.channel();
+        stage.user_says(&request("shell")).unwrap();
+        let granted = stage.asked(Way::Up).await;
+        stage.relay.on_landed(Way::Up, granted).unwrap();
+        stage.heard();
+        for message in [data("one"), data("two"), eof()] {
+            stage.user_says(&message).unwrap();
+        }
+        assert_eq!(stage.heard(), (vec![], vec![]));
+        // The first is written: the second is not, and what changes the channel waits for both.
+        let first = stage.asked(Way::Up).await;
+        stage.relay.on_landed(Way::Up, first).unwrap();
+        assert_eq!(stage.heard(), (vec![], vec![data("one").into()]));
+        let second = stage.asked(Way::Up).await;
+        assert!(matches!(second, Flight::Recorded(Ok(()))));
+        if lost {
+            let failed = Flight::Recorded(Err(broken()));
+            let end = stage.relay.on_landed(Way::Up, failed).unwrap_err();
+            assert_eq!(end.reason, CloseReason::Evidence);
+            carry(&mut stage.relay.target.transport, &mut stage.target);
+            assert!(stage.target.next().unwrap().is_none());
+            continue;
+        }
+        stage.relay.on_landed(Way::Up, second).unwrap();
+        let rest = vec![data("two").into(), eof().into()];
+        assert_eq!(stage.heard(), (vec![], rest));
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_is_gone_is_told_once_all_that_it_sent_has_passed() {
+    let data = |text: &str| Writer::new().u8(94).u32(8).vec32(text.as_bytes()).finish();
+    let mut stage = Stage::new();
+    stage.channel();
+    stage.user_says(&request("shell")).unwrap();
+    let granted = stage.asked(Way::Up).await;
+    stage.relay.on_landed(Way::Up, granted).unwrap();
+    stage.heard();
+    stage.user_says(&data("last words")).unwrap();
+    stage.relay.lane(Way::Up).ended = true;
+    assert_eq!(stage.heard(), (vec![], vec![]));
+    assert!(
+        stage.relay.up.fault.is_none(),
+        "nothing of it is decided yet"
+    );
+    let written = stage.asked(Way::Up).await;
+    stage.relay.on_landed(Way::Up, written).unwrap();
+    assert!(stage.relay.advance().is_err());
+    carry(&mut stage.relay.target.transport, &mut stage.target);
+    assert_eq!(
+        stage.target.next().unwrap(),
+        Some(data("last words").into())
+    );
+}
+
+#[tokio::test]
 async fn a_program_passes_once_its_recording_exists() {
     let mut stage = Stage::new();
     stage.channel();
