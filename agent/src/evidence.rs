@@ -11,6 +11,7 @@ mod auditors;
 mod claims;
 mod disk;
 mod event;
+mod file;
 mod flush;
 mod handed;
 mod health;

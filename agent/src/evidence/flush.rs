@@ -1,9 +1,11 @@
 //! One flush for all recordings, started every 100 ms, and what the log says of those that grow.
 
+use std::collections::VecDeque;
+use std::fs::File;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use postern_proto::audit::event::{Event, Fact};
@@ -20,6 +22,9 @@ use super::writer::Order;
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Files that are flushed one by one; with more, the file system is flushed as a whole.
 const ONE_BY_ONE: usize = 32;
+
+/// Files that may wait for that; with more, those that wait longest are closed at once.
+const KEPT: usize = 256;
 
 /// What is synced leaves the page cache in steps of this, so that bulk fills no memory: nobody
 /// reads a recording soon. A multiple of every page size, since half a page would be read back.
@@ -104,7 +109,7 @@ impl Dirty {
     }
 
     /// Looks at the free space.
-    pub(super) fn look(&self, folder: &std::path::Path) -> std::io::Result<()> {
+    pub(super) fn look(&self, folder: &Path) -> std::io::Result<()> {
         let stat = rustix::fs::statvfs(folder)?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         self.free.store(free, Ordering::Relaxed);
@@ -114,35 +119,83 @@ impl Dirty {
 }
 
 /// Takes the bytes of a recording from `start` to `end` out of the page cache.
-fn forget(snapshot: &Snapshot, start: u64, end: u64) {
+fn forget(file: &File, start: u64, end: u64) {
     let length = NonZeroU64::new(end - start);
     // Advice: where the system does not take it, nothing is lost.
-    if let Err(error) = fadvise(&*snapshot.file, start, length, Advice::DontNeed) {
+    if let Err(error) = fadvise(file, start, length, Advice::DontNeed) {
         tracing::debug!(%error, "the page cache keeps a recording");
+    }
+}
+
+/// Recordings whose files will be closed unless more is written, each once, the longest wait first.
+struct Quiet {
+    after: Duration,
+    queue: VecDeque<(Instant, Weak<Open>)>,
+}
+
+impl Quiet {
+    fn new(after: Duration) -> Self {
+        Self {
+            after,
+            queue: VecDeque::new(),
+        }
+    }
+
+    fn watch(&mut self, open: &Arc<Open>, since: Instant) {
+        let due = since + self.after;
+        self.queue.push_back((due, Arc::downgrade(open)));
+    }
+
+    /// Closes those that have been quiet.
+    fn close(&mut self, now: Instant) {
+        loop {
+            let crowded = self.queue.len() > KEPT;
+            let next = self.queue.pop_front_if(|(due, _)| crowded || *due <= now);
+            let Some((_, open)) = next else {
+                return;
+            };
+            let Some(open) = open.upgrade() else {
+                continue;
+            };
+            let mut progress = lock(&open.progress);
+            if progress.synced_at + self.after > now && !crowded {
+                self.watch(&open, progress.synced_at);
+                continue;
+            }
+            // What is written from now on has it watched again.
+            progress.watched = false;
+            let synced = progress.synced;
+            drop(progress);
+            open.rest(synced);
+        }
     }
 }
 
 /// The flusher's thread.
 pub(super) struct Flusher {
     /// The recordings' folder.
-    pub(super) folder: PathBuf,
+    pub(super) folder: Arc<Path>,
     pub(super) dirty: Arc<Dirty>,
     pub(super) health: Arc<Health>,
     pub(super) watched: Watched,
     pub(super) orders: mpsc::WeakSender<Order>,
     /// Between two statements on one growing recording.
     pub(super) interval: Duration,
+    /// Without more to write for so long, a recording's file is closed.
+    pub(super) quiet: Duration,
 }
 
 impl Flusher {
     /// Runs until stopped; the last flush comes after the order to stop.
     pub(super) fn run(self) {
         let mut growing: Vec<Arc<Open>> = Vec::new();
+        let mut quiet = Quiet::new(self.quiet);
         loop {
             let stop = self.dirty.wait(Instant::now() + INTERVAL);
             let list = std::mem::take(&mut *lock(&self.dirty.list));
             if !self.health.is_broken() {
-                self.flush(list, &mut growing);
+                self.flush(list, &mut growing, &mut quiet);
+                quiet.close(Instant::now());
             }
             if let Err(error) = self.watched.run(|| self.dirty.look(&self.folder)) {
                 self.health.broke("the evidence folder", &error);
@@ -155,7 +208,7 @@ impl Flusher {
         }
     }
 
-    fn flush(&self, list: Vec<Arc<Open>>, growing: &mut Vec<Arc<Open>>) {
+    fn flush(&self, list: Vec<Arc<Open>>, growing: &mut Vec<Arc<Open>>, quiet: &mut Quiet) {
         if list.is_empty() {
             return;
         }
@@ -178,9 +231,15 @@ impl Flusher {
         for (open, snapshot) in snapshots {
             let mut progress = lock(&open.progress);
             progress.synced = snapshot.length;
+            progress.synced_at = Instant::now();
+            if !std::mem::replace(&mut progress.watched, true) {
+                quiet.watch(&open, progress.synced_at);
+            }
             let synced = snapshot.length / FORGET * FORGET;
-            if synced > progress.forgotten {
-                forget(&snapshot, progress.forgotten, synced);
+            if let Some(file) = &snapshot.file
+                && synced > progress.forgotten
+            {
+                forget(file, progress.forgotten, synced);
                 progress.forgotten = synced;
             }
             let known = progress.digest.replace(snapshot.digest(open.name));
@@ -192,19 +251,17 @@ impl Flusher {
     }
 
     fn sync(&self, snapshots: &[(Arc<Open>, Snapshot)]) -> std::io::Result<()> {
-        if let ([_, ..], Some((_, first))) = (
-            snapshots.get(ONE_BY_ONE..).unwrap_or_default(),
-            snapshots.first(),
-        ) {
+        let mut files = snapshots.iter().filter_map(|(_, s)| s.file.as_deref());
+        if snapshots.len() > ONE_BY_ONE
+            && let Some(first) = files.next()
+        {
             self.dirty.created.store(false, Ordering::Release);
-            return Ok(rustix::fs::syncfs(&*first.file)?);
+            return Ok(rustix::fs::syncfs(first)?);
         }
         if self.dirty.created.swap(false, Ordering::AcqRel) {
             disk::sync_folder(&self.folder)?;
         }
-        snapshots
-            .iter()
-            .try_for_each(|(_, snapshot)| snapshot.file.sync_data())
+        files.try_for_each(File::sync_data)
     }
 
     /// Has the log state what is synced of each growing recording.

@@ -332,7 +332,7 @@ fn start(
     let vkey = vkey.unwrap_or_default();
     let queue = Arc::new(Queue::default());
     let dirty = Arc::new(Dirty::new());
-    let recordings = settings.folder.join("recordings");
+    let recordings: Arc<Path> = settings.folder.join("recordings").into();
     dirty.look(&recordings)?;
     let mut threads = Threads::default();
     let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -340,12 +340,13 @@ fn start(
         thread.spawn(body)
     };
     let flusher = Flusher {
-        folder: recordings.clone(),
+        folder: Arc::clone(&recordings),
         dirty: Arc::clone(&dirty),
         health: Arc::clone(&health),
         watched: health.watch("flushing recordings"),
         orders: orders.downgrade(),
         interval: settings.progress,
+        quiet: settings.quiet,
     };
     threads.log.push(spawn(
         "evidence-log",
@@ -357,7 +358,7 @@ fn start(
     )?);
     for _ in 0..RECORDERS {
         let recorder = Recorder {
-            folder: recordings.clone(),
+            folder: Arc::clone(&recordings),
             queue: Arc::clone(&queue),
             auditors: Arc::clone(&auditors),
             health: Arc::clone(&health),

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
@@ -15,12 +15,13 @@ use postern_proto::recording::seal::OVERHEAD;
 use postern_proto::recording::{Entry, Keep, Kind, RecordingName, RecordingWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::EvidenceError;
 use super::auditors::Auditors;
 use super::event::now_ms;
+use super::file::{RecordingFile, is_out_of_descriptors};
 use super::flush::Dirty;
 use super::health::{Health, Watched, lock};
 use super::quota::SessionUsage;
-use super::{EvidenceError, disk};
 
 /// Content bytes that may wait for one recording's next write.
 pub(super) const ROOM: usize = 1024 * 1024;
@@ -52,8 +53,11 @@ struct Pending {
 
 /// What the log knows of a recording, kept by the flusher.
 pub(super) struct Progress {
-    /// Synced length.
+    /// Synced length, and since when it is that.
     pub(super) synced: u64,
+    pub(super) synced_at: Instant,
+    /// Whether the flusher will look if its file can be closed.
+    pub(super) watched: bool,
     /// Length that the page cache was asked to forget.
     pub(super) forgotten: u64,
     /// Length that the log states.
@@ -63,7 +67,7 @@ pub(super) struct Progress {
 }
 
 struct FileWriter {
-    file: Arc<File>,
+    file: RecordingFile,
     recording: RecordingWriter,
     /// Why nothing more may be written.
     refused: Option<EvidenceError>,
@@ -79,7 +83,8 @@ struct Scratch {
 
 /// A recording's state at one moment.
 pub(super) struct Snapshot {
-    pub(super) file: Arc<File>,
+    /// `None` when nothing was added since it was closed, all of it synced.
+    pub(super) file: Option<Arc<File>>,
     pub(super) length: u64,
     hash: Context,
     complete: bool,
@@ -208,11 +213,20 @@ impl Open {
         lock(&self.progress).synced < length
     }
 
+    /// Closes the file, unless something was written after the first `synced` bytes. It is opened
+    /// again when there is more to write.
+    pub(super) fn rest(&self, synced: u64) {
+        let mut writer = lock(&self.writer);
+        if writer.recording.length() == synced {
+            writer.file.close();
+        }
+    }
+
     /// The state to sync now.
     pub(super) fn snapshot(&self) -> Snapshot {
         let writer = lock(&self.writer);
         Snapshot {
-            file: Arc::clone(&writer.file),
+            file: writer.file.handle(),
             length: writer.recording.length(),
             hash: writer.recording.hash(),
             complete: writer.ended.as_ref().is_some_and(|digest| digest.complete),
@@ -233,7 +247,7 @@ impl Snapshot {
 
 /// One recorder thread.
 pub(super) struct Recorder {
-    pub(super) folder: PathBuf,
+    pub(super) folder: Arc<Path>,
     pub(super) queue: Arc<Queue>,
     pub(super) auditors: Arc<Auditors>,
     pub(super) health: Arc<Health>,
@@ -279,13 +293,10 @@ impl Recorder {
         )
         .map_err(|error| fault(&error))?;
         begin.usage.take(sealed.len() as u64)?;
-        let path = self.folder.join(begin.name.to_string());
-        let file = disk::options()
-            .create_new(true)
-            .open(path)
-            .map_err(|error| self.health.write_failed("a recording", &error))?;
+        let file = RecordingFile::create(&self.folder, begin.name)
+            .map_err(|error| self.not_opened(&error))?;
         let mut writer = FileWriter {
-            file: Arc::new(file),
+            file,
             recording,
             refused: None,
             ended: None,
@@ -304,6 +315,8 @@ impl Recorder {
             dirty: AtomicBool::new(false),
             progress: Mutex::new(Progress {
                 synced: 0,
+                synced_at: Instant::now(),
+                watched: false,
                 forgotten: 0,
                 logged: 0,
                 logged_at: Instant::now(),
@@ -397,6 +410,10 @@ impl Recorder {
         if scratch.plain.is_empty() && close.is_none() {
             return result;
         }
+        let length = writer.recording.length();
+        self.watched
+            .run(|| writer.file.open(length).map(drop))
+            .map_err(|error| self.not_opened(&error))?;
         writer
             .recording
             .seal(&scratch.plain, close.is_some(), &mut scratch.sealed)
@@ -406,6 +423,14 @@ impl Recorder {
             .map_err(|error| self.health.write_failed("a recording", &error))?;
         metrics::counter!("postern_recording_bytes_total").increment(scratch.sealed.len() as u64);
         result
+    }
+
+    /// Too many open files stop this recording; everything else, the store.
+    fn not_opened(&self, error: &io::Error) -> EvidenceError {
+        if is_out_of_descriptors(error) {
+            return EvidenceError::Failed(format!("a recording: {error}").into());
+        }
+        self.health.write_failed("a recording", error)
     }
 
     fn encode(
@@ -440,7 +465,7 @@ impl FileWriter {
     /// Writes what was sealed; counts and hashes what really reached the file.
     fn write(&mut self, mut sealed: &[u8]) -> io::Result<()> {
         while !sealed.is_empty() {
-            match (&*self.file).write(sealed) {
+            match self.file.write(sealed) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     let (done, left) = sealed.split_at(written.min(sealed.len()));

@@ -36,6 +36,8 @@ pub struct Settings {
     /// How often the log states the length of a recording that grows: at least every 10 s, of
     /// which some is for flush and commit.
     pub progress: Duration,
+    /// Without more to write for so long, a recording's file is closed.
+    pub quiet: Duration,
 }
 
 impl Settings {
@@ -59,6 +61,7 @@ impl Settings {
             bulk_programs: Vec::new(),
             deadline: Duration::from_secs(1),
             progress: Duration::from_secs(8),
+            quiet: Duration::from_secs(5),
         }
     }
 }

@@ -84,8 +84,8 @@ pub fn raise_descriptors() -> Result<u64> {
     Ok(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
 }
 
-/// How many sessions that limit lets one process carry: the agent has two sockets and a recording
-/// for each, and some room.
+/// How many sessions that limit lets one process carry: the agent has two sockets for each, and
+/// opens the recordings of those that are active at one moment.
 pub fn sessions_within(limit: u64) -> usize {
-    usize::try_from(limit.saturating_sub(1000) / 3).unwrap_or(usize::MAX)
+    usize::try_from(limit.saturating_sub(1600) / 2).unwrap_or(usize::MAX)
 }
