@@ -1,7 +1,6 @@
 //! Settings: flags over environment over file.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum as _;
@@ -11,140 +10,19 @@ use secrecy::SecretString;
 use crate::cli::{GlobalArgs, Via};
 
 mod agent;
+mod environment;
+mod error;
 mod file;
+pub mod variable;
 
 pub use agent::AgentProfile;
-
-/// Every variable that the client reads, in one place. AWS's own are in `identity::aws`.
-pub mod variable {
-    /// Configuration file.
-    pub const CONFIG: &str = "POSTERN_CONFIG";
-    /// `host:port` of the one agent; its companions are then needed too.
-    pub const AGENT: &str = "POSTERN_AGENT";
-    /// The agent's id.
-    pub const AGENT_ID: &str = "POSTERN_AGENT_ID";
-    /// Path of the server CA (PEM).
-    pub const AGENT_CA: &str = "POSTERN_AGENT_CA";
-    /// ARN of the attestation role.
-    pub const ATTESTATION_ROLE: &str = "POSTERN_ATTESTATION_ROLE";
-    /// Verifier key of the agent's audit log.
-    pub const LOG_KEY: &str = "POSTERN_LOG_KEY";
-    /// `host[:port]` of the STS endpoint that the agent uses, when it is neither AWS's regional one
-    /// nor the one of the AWS profile.
-    pub const STS_HOST: &str = "POSTERN_STS_HOST";
-    /// Login user on targets.
-    pub const USER: &str = "POSTERN_USER";
-    /// `auto`, `secret-service`, `kernel` or `file`.
-    pub const KEYRING: &str = "POSTERN_KEYRING";
-    /// Folder of what the client keeps.
-    pub const STATE: &str = "POSTERN_STATE";
-    /// Folder of an audit store.
-    pub const STORE: &str = "POSTERN_STORE";
-    /// The auditor's age identity file.
-    pub const AUDITOR_IDENTITY: &str = "POSTERN_AUDITOR_IDENTITY";
-    /// SSM sessions of one forward at once.
-    pub const SSM_SESSIONS: &str = "POSTERN_SSM_SESSIONS";
-    /// Route to targets: `auto`, `bastion` or `ssm`.
-    pub const VIA: &str = "POSTERN_VIA";
-    /// Folder of the evidence that this client writes itself.
-    pub const EVIDENCE: &str = "POSTERN_EVIDENCE";
-    /// Age recipients of its auditors, separated by commas.
-    pub const AUDITORS: &str = "POSTERN_AUDITORS";
-    /// The six digits.
-    pub const MFA_CODE: &str = "POSTERN_MFA_CODE";
-
-    /// All of them.
-    pub const ALL: [&str; 17] = [
-        CONFIG,
-        AGENT,
-        AGENT_ID,
-        AGENT_CA,
-        ATTESTATION_ROLE,
-        LOG_KEY,
-        STS_HOST,
-        USER,
-        KEYRING,
-        STATE,
-        STORE,
-        AUDITOR_IDENTITY,
-        SSM_SESSIONS,
-        VIA,
-        EVIDENCE,
-        AUDITORS,
-        MFA_CODE,
-    ];
-}
+pub use environment::Environment;
+pub use error::ConfigError;
 
 /// SSM sessions of one forward, when nothing else is said.
 const SSM_SESSIONS: usize = 4;
 /// The most that anybody may ask for: AWS counts sessions per account.
 const SSM_SESSIONS_LIMIT: usize = 16;
-
-/// A copy of the process's variables, so that tests bring their own. An empty variable counts as
-/// absent.
-#[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, OsString>);
-
-impl Environment {
-    /// The process's.
-    pub fn of_process() -> Self {
-        std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .collect()
-    }
-
-    /// A variable, as it is.
-    pub fn os(&self, name: &str) -> Option<&OsStr> {
-        self.0
-            .get(name)
-            .map(OsString::as_os_str)
-            .filter(|value| !value.is_empty())
-    }
-
-    /// A variable that must be text.
-    pub fn text(&self, name: &'static str) -> Result<Option<&str>, ConfigError> {
-        self.os(name)
-            .map(|value| value.to_str().ok_or(ConfigError::VariableNotText(name)))
-            .transpose()
-    }
-
-    /// A variable that is a path.
-    pub fn path(&self, name: &str) -> Option<PathBuf> {
-        self.os(name).map(PathBuf::from)
-    }
-
-    /// The home folder.
-    pub fn home(&self) -> Option<PathBuf> {
-        self.path("HOME")
-    }
-}
-
-#[cfg(test)]
-impl Environment {
-    /// The same with one variable more.
-    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
-        self.0.insert(name.to_owned(), value.into());
-        self
-    }
-}
-
-/// Values may be secrets: names alone are printed.
-impl std::fmt::Debug for Environment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
-}
-
-impl<N: Into<String>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
-    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        Self(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-        )
-    }
-}
 
 /// Where the wrapping key of the kept sessions is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -310,86 +188,6 @@ fn default_state(environment: &Environment) -> Option<PathBuf> {
         .filter(|path| path.is_absolute())
         .or_else(|| Some(environment.home()?.join(".local").join("state")))?;
     Some(folder.join("postern"))
-}
-
-/// Why the settings cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// A file that was named cannot be read.
-    #[error("{what} `{}` cannot be read: {cause}", path.display())]
-    Unreadable {
-        /// What it would hold.
-        what: &'static str,
-        /// Where it would be.
-        path: PathBuf,
-        /// What the system says.
-        cause: String,
-    },
-    /// No TOML.
-    #[error("the configuration file `{}` is not valid TOML: {cause}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Place and reason.
-        cause: String,
-    },
-    /// A key that nothing reads.
-    #[error("unknown key `{key}` in `{}`{}", path.display(), near(nearest.as_deref()))]
-    UnknownKey {
-        /// The file.
-        path: PathBuf,
-        /// The key, with its section.
-        key: String,
-        /// The nearest right one.
-        nearest: Option<String>,
-    },
-    /// A value that cannot be used.
-    #[error("{place}: {problem}")]
-    Value {
-        /// Key and file, or variable.
-        place: String,
-        /// What is wrong, and what was expected.
-        problem: String,
-    },
-    /// A variable that is not UTF-8.
-    #[error("the variable {0} is not valid UTF-8")]
-    VariableNotText(&'static str),
-    /// An agent in the environment without its companions.
-    #[error("POSTERN_AGENT is set, but {0} is not")]
-    AgentIncomplete(&'static str),
-    /// No folder to keep anything in.
-    #[error("neither HOME nor POSTERN_STATE is set: there is no folder to keep the session in")]
-    NoHome,
-}
-
-impl ConfigError {
-    /// The next step, where one is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Unreadable { .. } => Some("check the path and its permissions".to_owned()),
-            Self::AgentIncomplete(_) => Some(
-                "an agent needs POSTERN_AGENT_ID, POSTERN_AGENT_CA, POSTERN_ATTESTATION_ROLE \
-                 and POSTERN_LOG_KEY"
-                    .to_owned(),
-            ),
-            Self::NoHome => Some("set POSTERN_STATE".to_owned()),
-            Self::UnknownKey { .. }
-            | Self::Syntax { .. }
-            | Self::Value { .. }
-            | Self::VariableNotText(_) => None,
-        }
-    }
-
-    fn keyring(place: String, text: &str) -> Self {
-        Self::Value {
-            place,
-            problem: format!("`{text}` is no keyring: auto, secret-service, kernel or file"),
-        }
-    }
-}
-
-fn near(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |name| format!(", did you mean `{name}`?"))
 }
 
 /// Reads a small file whole; more than `limit` bytes is an error.

@@ -1,36 +1,26 @@
 //! `postern audit`: what happened, and whether the evidence of it holds.
 
+mod play;
 mod source;
 mod verdict;
+mod verify;
 
-use std::cell::RefCell;
-use std::io::{self, IsTerminal as _, Read as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use age::x25519::Identity;
 use postern_proto::audit::event::{Fact, Source as Whose};
-use postern_proto::audit::layout::{CHECKPOINT_LIMIT, StorePath};
-use postern_proto::audit::note::LogIdentity;
-use postern_proto::audit::verify::{self, OutsideCheckpoint, Report, StoreReader, Trust};
+use postern_proto::audit::verify::StoreReader;
 use postern_proto::names::SessionId;
-use postern_proto::recording::RecordingName;
 use serde_json::json;
 
 use crate::audit::log::{Entry, Session, Sessions, walk};
-use crate::audit::play::{self, Pace};
 use crate::audit::{identities, text};
-use crate::cli::{
-    AuditArgs, AuditCommand, AuditLsArgs, AuditPlayArgs, AuditShowArgs, AuditVerifyArgs,
-};
+use crate::cli::{AuditArgs, AuditCommand, AuditLsArgs, AuditShowArgs};
 use crate::context::Context;
 use crate::error::Error;
 use crate::evidence;
 use crate::output::neutral;
-use crate::witness::Memory;
 use source::{Source, sources};
-use verdict::Verdict;
 
 /// Runs one verb: on a folder; else through the agent, and on what this client wrote itself.
 pub async fn run(context: &Context, args: AuditArgs) -> Result<ExitCode, Error> {
@@ -69,13 +59,6 @@ struct Job {
 }
 
 impl Job {
-    fn verdict(&self) -> Verdict {
-        Verdict {
-            printer: self.context.printer,
-            decrypted: !self.keys.is_empty(),
-        }
-    }
-
     fn run(&self, sources: &[Source]) -> Result<ExitCode, Error> {
         match &self.command {
             AuditCommand::Ls(args) => self.ls(sources, args),
@@ -226,203 +209,6 @@ impl Job {
         }
         Ok(ExitCode::SUCCESS)
     }
-
-    fn play(&self, sources: &[Source], args: &AuditPlayArgs) -> Result<ExitCode, Error> {
-        if self.keys.is_empty() {
-            return Err(
-                Error::usage("recordings are encrypted to the auditors").hint(
-                    "--identity FILE, or POSTERN_AUDITOR_IDENTITY, names an auditor's age identity",
-                ),
-            );
-        }
-        if !(args.speed.is_finite() && args.speed >= 0.0) {
-            return Err(Error::usage("--speed takes a number from 0"));
-        }
-        let played = RefCell::new(None);
-        self.each(sources, |source, reader| {
-            // The first that has it plays it; another one would be the same.
-            if played.borrow().is_some() || !source.may_hold(args.session) {
-                return Ok(());
-            }
-            let mut names: Vec<RecordingName> =
-                reader.recordings().map_err(|error| source.explain(error))?;
-            names.retain(|name| {
-                name.session == args.session
-                    && args.recording.is_none_or(|number| name.number == number)
-            });
-            names.sort_unstable();
-            if names.is_empty() {
-                return Ok(());
-            }
-            let done = self.play_all(source, reader, args, names);
-            played.replace(Some(done));
-            Ok(())
-        })?;
-        // A recording that is there and cannot be played is no log left out: it is the answer.
-        played.into_inner().unwrap_or_else(|| {
-            Err(
-                Error::failed(format!("session {} has no such recording", args.session))
-                    .hint("postern audit show SESSION"),
-            )
-        })?;
-        Ok(ExitCode::SUCCESS)
-    }
-
-    fn play_all(
-        &self,
-        source: &Source,
-        reader: &dyn StoreReader,
-        args: &AuditPlayArgs,
-        names: Vec<RecordingName>,
-    ) -> Result<(), Error> {
-        let stdout = io::stdout();
-        let pace = Pace {
-            speed: args.speed,
-            terminal: stdout.is_terminal(),
-        };
-        let several = names.len() > 1;
-        for name in names {
-            let file = reader
-                .open(StorePath::Recording(name))
-                .map_err(|error| source.explain(error))?;
-            let file = file.ok_or_else(|| Error::failed(format!("recording {name} is missing")))?;
-            if args.raw {
-                play::raw(file, &self.keys, &mut stdout.lock())?;
-                continue;
-            }
-            if several {
-                self.context.printer.note(format!("recording {name}"));
-            }
-            let note = play::play(file, &self.keys, pace, &mut stdout.lock(), pause)?;
-            if let Some(note) = note {
-                self.context.printer.warning(note);
-            }
-        }
-        Ok(())
-    }
-
-    fn verify(&self, sources: &[Source], args: &AuditVerifyArgs) -> Result<ExitCode, Error> {
-        let mut given = Vec::new();
-        for path in &args.checkpoint {
-            given.push(kept_elsewhere(path)?);
-        }
-        let chain = self.chain(sources);
-        let mut reports = Vec::new();
-        let mut unread = None;
-        for source in sources {
-            match self.check(source, args, &given, &chain, sources.len() > 1) {
-                Ok(checked) => reports.push(checked),
-                Err(error) if sources.len() == 1 => return Err(error),
-                Err(error) => unread = Some(error),
-            }
-        }
-        let holds = reports.iter().all(|(_, report)| report.holds());
-        self.verdict().tell(&reports)?;
-        match unread {
-            // What was not read is not proven.
-            Some(error) => Err(error),
-            None => Ok(ExitCode::from(u8::from(!holds))),
-        }
-    }
-
-    fn check(
-        &self,
-        source: &Source,
-        args: &AuditVerifyArgs,
-        given: &[OutsideCheckpoint],
-        chain: &[OutsideCheckpoint],
-        several: bool,
-    ) -> Result<(String, Report), Error> {
-        let reader = source.reader()?;
-        let log = match (&source.log, &args.log_key) {
-            (Some(known), None) => known.clone(),
-            (Some(known), Some(_)) if several => known.clone(),
-            _ => self.log(args)?,
-        };
-        let is_of = |outside: &&OutsideCheckpoint| {
-            outside.note.lines().next() == Some(log.origin().as_str())
-        };
-        let mut outside: Vec<OutsideCheckpoint> = match several {
-            true => given.iter().filter(is_of).cloned().collect(),
-            false => given.to_vec(),
-        };
-        outside.extend(chain.iter().filter(is_of).cloned());
-        // What this client saw counts, and cannot be rewritten by whoever holds the store.
-        if let Ok(agent) = self.context.agent()
-            && agent.id == *log.origin()
-            && let Some(seen) = Memory::new(&self.context.state, agent)
-                .and_then(|memory| memory.newest())
-                .map_err(|error| Error::failed(error.to_string()).hint(error.hint()))?
-        {
-            outside.push(OutsideCheckpoint {
-                name: "the newest checkpoint that this client saw".to_owned(),
-                note: seen.note,
-            });
-        }
-        let name = log.origin().to_string();
-        let trust = Trust {
-            log,
-            outside: &outside,
-            identities: &self.keys,
-        };
-        let report = verify::verify(reader, &trust).map_err(|error| source.explain(error))?;
-        Ok((name, report))
-    }
-
-    /// Each log of this client names the last checkpoint of the one before it.
-    fn chain(&self, sources: &[Source]) -> Vec<OutsideCheckpoint> {
-        let mut chain = Vec::new();
-        for source in sources.iter().filter(|source| source.own) {
-            let Ok(reader) = source.reader() else {
-                continue;
-            };
-            let read = walk(reader, &[], |entry| {
-                if let Some(Fact::ClientLogStarted {
-                    previous: Some(previous),
-                    ..
-                }) = entry.event.map(|event| event.fact)
-                {
-                    chain.push(OutsideCheckpoint {
-                        name: "the log after it".to_owned(),
-                        note: previous.checkpoint,
-                    });
-                }
-            });
-            // A log that cannot be read is named by its own verification.
-            drop(read);
-        }
-        chain
-    }
-
-    /// The log's name and key: from the configuration or the command line, never from the store.
-    fn log(&self, args: &AuditVerifyArgs) -> Result<LogIdentity, Error> {
-        let unusable = |error: postern_proto::audit::note::NoteError| {
-            Error::usage(format!("the log's verifier key is unusable: {error}"))
-                .hint("--log-key takes what `postern-agent check` prints: NAME+ID+KEY")
-        };
-        if let Some(key) = &args.log_key {
-            let name = key.split('+').next().unwrap_or_default();
-            let origin = name
-                .parse()
-                .map_err(|error: postern_proto::names::NameError| {
-                    Error::usage(error.to_string())
-                })?;
-            return LogIdentity::new(origin, key).map_err(unusable);
-        }
-        let agent = self.context.agent().map_err(|error| {
-            error.hint("--log-key KEY names the log's verifier key, when no agent is configured")
-        })?;
-        LogIdentity::new(agent.id.clone(), &agent.log_key).map_err(unusable)
-    }
-}
-
-/// Waits as long as the recording did: time passing is what playing shows.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "playing happens at the speed of the recording, on a thread of its own"
-)]
-fn pause(length: Duration) {
-    std::thread::sleep(length);
 }
 
 fn row(session: &Session) -> Vec<String> {
@@ -442,22 +228,6 @@ fn row(session: &Session) -> Vec<String> {
         text::wire_name(&session.source),
         session.session.to_string(),
     ]
-}
-
-fn kept_elsewhere(path: &PathBuf) -> Result<OutsideCheckpoint, Error> {
-    let mut note = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(CHECKPOINT_LIMIT).read_to_string(&mut note))
-        .map_err(|error| {
-            Error::usage(format!(
-                "the checkpoint {} cannot be read: {error}",
-                path.display()
-            ))
-        })?;
-    Ok(OutsideCheckpoint {
-        name: path.display().to_string(),
-        note,
-    })
 }
 
 fn unknown(session: SessionId) -> Error {

@@ -1,22 +1,19 @@
 //! The ordinary AWS configuration, as `aws` and the SDKs read it.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use zeroize::Zeroizing;
-
-use crate::config::{ConfigError, Environment, read_small};
+use crate::config::Environment;
 use crate::proxy::Proxies;
 
 use super::secret::Keys;
 
+mod error;
+mod files;
 mod ini;
 
-use ini::{Ini, Section, nested, without_comment};
+pub use error::AwsError;
 
-const FILE_LIMIT: u64 = 1024 * 1024;
-/// A chain of `source_profile` longer than this is a mistake.
-const CHAIN_LIMIT: usize = 5;
+use files::{Files, expand, seconds};
 
 /// A profile, resolved; without its long-term keys, which [`AwsProfile::long_term_keys`] reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,256 +202,6 @@ pub fn is_region(text: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Why the AWS configuration cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AwsError {
-    /// A file or a variable.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A line of a file.
-    #[error("line {line} of `{}` is neither a section, a property nor a comment", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Its line, from 1.
-        line: usize,
-    },
-    /// No such profile.
-    #[error("no AWS profile `{name}` in `{}`", config.display())]
-    NoProfile {
-        /// Its name.
-        name: String,
-        /// Where it would be.
-        config: PathBuf,
-    },
-    /// `source_profile`s that lead nowhere.
-    #[error("the `source_profile` of profile `{0}` leads in a circle or too far")]
-    Circle(String),
-    /// A role without the profile that holds its keys.
-    #[error("profile `{0}` has a role_arn but no source_profile")]
-    NoSource(String),
-    /// No region.
-    #[error("no AWS region for profile `{0}`")]
-    NoRegion(String),
-    /// Not a region.
-    #[error("`{0}` is no AWS region")]
-    Region(String),
-    /// No keys of an IAM user.
-    #[error("{0} holds no access key of an IAM user")]
-    NoKeys(String),
-    /// Temporary credentials.
-    #[error("{0} holds temporary credentials, and AWS gives no MFA session for those")]
-    TemporaryKeys(String),
-    /// Not an access key id.
-    #[error("{0} holds something that is no access key id")]
-    KeyId(String),
-    /// A number that is none.
-    #[error("duration_seconds of profile `{profile}` is `{text}`, not a number of seconds")]
-    Seconds {
-        /// The profile.
-        profile: String,
-        /// What stands there.
-        text: String,
-    },
-    /// An endpoint that is not https.
-    #[error("the endpoint `{0}` is not an https URL with a host and nothing behind it")]
-    Endpoint(String),
-}
-
-impl AwsError {
-    /// The next step, where one is known.
-    pub fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::Config(error) => return error.hint(),
-            Self::NoProfile { .. } => "name another with --profile or AWS_PROFILE",
-            Self::NoRegion(_) => "set `region` in the profile, or AWS_REGION",
-            Self::NoSource(_) => {
-                "name the profile that holds the user's access key: AWS can only attest MFA of an \
-                 IAM user"
-            }
-            Self::NoKeys(_) => {
-                "set aws_access_key_id and aws_secret_access_key: single sign-on, \
-                 credential_process and instance roles carry no MFA that AWS could attest"
-            }
-            Self::TemporaryKeys(_) => {
-                "unset AWS_ACCESS_KEY_ID and its companions, or name a profile with long-term \
-                 keys with --profile"
-            }
-            Self::Endpoint(_) => "credentials travel over https alone",
-            Self::Line { .. }
-            | Self::Circle(_)
-            | Self::Region(_)
-            | Self::KeyId(_)
-            | Self::Seconds { .. } => return None,
-        };
-        Some(text.to_owned())
-    }
-}
-
-/// Both files.
-struct Files {
-    config: Ini,
-    credentials: Ini,
-    config_path: PathBuf,
-}
-
-/// One profile out of both files; the credentials file comes first.
-#[derive(Default, Clone)]
-struct Merged(BTreeMap<String, Zeroizing<String>>);
-
-impl Merged {
-    fn get(&self, key: &str) -> Option<String> {
-        self.raw(key)
-            .map(|value| without_comment(&value).to_owned())
-    }
-
-    /// A command: what looks like a comment belongs to it.
-    fn raw(&self, key: &str) -> Option<String> {
-        self.0
-            .get(key)
-            .map(|value| value.to_string())
-            .filter(|value| !value.is_empty())
-    }
-}
-
-impl Files {
-    fn read(environment: &Environment) -> Result<Self, AwsError> {
-        let place = |variable: &str, name: &str| {
-            environment
-                .path(variable)
-                .map(|path| expand(environment, &path.to_string_lossy()))
-                .or_else(|| Some(environment.home()?.join(".aws").join(name)))
-                .unwrap_or_default()
-        };
-        let config_path = place("AWS_CONFIG_FILE", "config");
-        let credentials_path = place("AWS_SHARED_CREDENTIALS_FILE", "credentials");
-        Ok(Self {
-            config: read_ini("the AWS configuration", &config_path)?,
-            credentials: read_ini("the AWS credentials", &credentials_path)?,
-            config_path,
-        })
-    }
-
-    fn profile(&self, name: &str) -> Option<Merged> {
-        let config = if name == "default" {
-            self.config
-                .section("default")
-                .or_else(|| self.config.section("profile default"))
-        } else {
-            self.config.section(&format!("profile {name}"))
-        };
-        let credentials = self.credentials.section(name);
-        if config.is_none() && credentials.is_none() {
-            return None;
-        }
-        let mut merged = BTreeMap::new();
-        for section in [config, credentials].into_iter().flatten() {
-            merged.extend(
-                section
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.clone())),
-            );
-        }
-        Some(Merged(merged))
-    }
-
-    /// Walks `source_profile` from the last profile of `chain` to the one with keys; the roles on
-    /// the way come back in the order to assume them.
-    fn follow(&self, chain: &mut Vec<(String, Merged)>) -> Result<Vec<Role>, AwsError> {
-        let mut roles = Vec::new();
-        while let Some((name, profile)) = chain.last().cloned() {
-            let Some(arn) = profile.get("role_arn") else {
-                break;
-            };
-            roles.push(Role {
-                arn,
-                external_id: profile.get("external_id"),
-                session_name: profile.get("role_session_name"),
-                seconds: profile
-                    .get("duration_seconds")
-                    .map(|text| seconds(&name, &text))
-                    .transpose()?,
-            });
-            let source = profile
-                .get("source_profile")
-                .ok_or_else(|| AwsError::NoSource(name.clone()))?;
-            if source == name {
-                // A profile that names itself holds keys and role, as botocore allows.
-                break;
-            }
-            if chain.len() >= CHAIN_LIMIT || chain.iter().any(|(seen, _)| *seen == source) {
-                return Err(AwsError::Circle(name));
-            }
-            let next = self.profile(&source).ok_or_else(|| AwsError::NoProfile {
-                name: source.clone(),
-                config: self.config_path.clone(),
-            })?;
-            chain.push((source, next));
-        }
-        roles.reverse();
-        Ok(roles)
-    }
-
-    /// AWS SDKs reference guide, "Service-specific endpoints": the variable of the service, the
-    /// variable of all, the service's section, the profile.
-    fn endpoint(
-        &self,
-        environment: &Environment,
-        chain: &[(String, Merged)],
-        variable: &'static str,
-        service: &str,
-    ) -> Result<Option<String>, AwsError> {
-        let ignored = environment
-            .text("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")?
-            .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        if ignored {
-            return Ok(None);
-        }
-        let of_profile = |(_, profile): &(String, Merged)| {
-            let in_services = profile.get("services").and_then(|name| {
-                let services: &Section = self.config.section(&format!("services {name}"))?;
-                nested(services.get(service)?, "endpoint_url").map(str::to_owned)
-            });
-            in_services.or_else(|| profile.get("endpoint_url"))
-        };
-        let url = match environment.text(variable)? {
-            Some(url) => Some(url),
-            None => environment.text("AWS_ENDPOINT_URL")?,
-        };
-        let url = url
-            .map(str::to_owned)
-            .or_else(|| chain.iter().find_map(of_profile));
-        match url {
-            Some(url) if host_of(&url).is_none() => Err(AwsError::Endpoint(url)),
-            url => Ok(url),
-        }
-    }
-}
-
-fn read_ini(what: &'static str, path: &Path) -> Result<Ini, AwsError> {
-    if !path.exists() {
-        return Ok(Ini::default());
-    }
-    let bytes = Zeroizing::new(read_small(what, path, FILE_LIMIT)?);
-    let text = std::str::from_utf8(&bytes).map_err(|error| ConfigError::Unreadable {
-        what,
-        path: path.to_owned(),
-        cause: error.to_string(),
-    })?;
-    Ini::parse(text).map_err(|line| AwsError::Line {
-        path: path.to_owned(),
-        line,
-    })
-}
-
-/// `~/` is the home folder.
-fn expand(environment: &Environment, path: &str) -> PathBuf {
-    match (path.strip_prefix("~/"), environment.home()) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => PathBuf::from(path),
-    }
-}
-
 /// Host and port of an https URL without a path.
 fn host_of(url: &str) -> Option<String> {
     let url: http::Uri = url.parse().ok()?;
@@ -476,13 +223,6 @@ fn check_region(region: &str) -> Result<(), AwsError> {
     } else {
         Err(AwsError::Region(region.to_owned()))
     }
-}
-
-fn seconds(profile: &str, text: &str) -> Result<u32, AwsError> {
-    text.parse().map_err(|_| AwsError::Seconds {
-        profile: profile.to_owned(),
-        text: text.to_owned(),
-    })
 }
 
 #[cfg(test)]

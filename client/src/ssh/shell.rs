@@ -1,13 +1,15 @@
 //! The session channel: a shell or a command, its streams, signals and status.
 
+mod job;
+mod signal;
+
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
-use std::path::PathBuf;
 
 use bytes::BytesMut;
 use russh::client::Msg;
-use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
@@ -17,88 +19,16 @@ use super::client::Inbound;
 use super::escape;
 use super::link::Link;
 use super::status::StatusLine;
-use super::terminal::{RawMode, Size};
+use super::terminal::Size;
 use super::typist::Typist;
 use crate::evidence::{EvidenceError, Record};
 
+pub use job::{Control, Job, Status, Streams, TerminalRequest};
+
+use signal::{named, signal_text};
+
 /// Bytes taken from the local input at once.
 const READ: usize = 32 * 1024;
-
-/// What is to run on the target.
-#[derive(Debug, Default)]
-pub struct Job {
-    /// The command line; a shell when absent.
-    pub command: Option<String>,
-    /// The terminal that it gets.
-    pub terminal: Option<TerminalRequest>,
-    /// Variables that are offered to the target; it may ignore them.
-    pub environment: Vec<(String, String)>,
-    /// The socket of the local SSH agent, when it is lent.
-    pub lend_agent: Option<PathBuf>,
-}
-
-/// The terminal that a job gets.
-#[derive(Debug, Clone)]
-pub struct TerminalRequest {
-    /// `TERM`.
-    pub kind: String,
-    /// Its size at the start.
-    pub size: Size,
-    /// Its modes, as SSH names them.
-    pub modes: Vec<(Pty, u32)>,
-}
-
-/// Where the job's streams go.
-pub struct Streams<'r, I, O, E> {
-    /// Its standard input.
-    pub input: I,
-    /// Its standard output.
-    pub output: O,
-    /// Its standard error.
-    pub error: E,
-    /// Whether a person types: then `~.` ends the session.
-    pub typed: bool,
-    /// Their terminal's raw mode, to leave it while the client is suspended.
-    pub raw: Option<&'r RawMode<'r>>,
-}
-
-/// What the local side tells a running job.
-#[derive(Debug, Clone)]
-pub enum Control {
-    /// The terminal has a new size.
-    Resize(Size),
-    /// A signal to pass on, by its name without `SIG`.
-    Signal(&'static str),
-    /// The session is to end now.
-    End,
-}
-
-/// How a job ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Status {
-    /// With this exit status.
-    Exited(u32),
-    /// By this signal.
-    Killed {
-        /// Its name without `SIG`.
-        signal: String,
-        /// What the target says about it.
-        message: String,
-    },
-    /// The person, or a signal to us, ended the session.
-    Left,
-}
-
-impl Status {
-    /// The exit code of our process: the status, 128+n for a signal, 255 when we left.
-    pub fn code(&self) -> u8 {
-        match self {
-            Self::Exited(status) => u8::try_from(*status).unwrap_or(255),
-            Self::Killed { signal, .. } => 128 + signal_number(signal),
-            Self::Left => 255,
-        }
-    }
-}
 
 /// Runs `job` and waits for its end. `control` may close at any time. Where the evidence is ours,
 /// everything is recorded before it is shown.
@@ -390,91 +320,4 @@ fn evidence(error: EvidenceError) -> SshError {
 
 fn protocol(error: russh::Error) -> SshError {
     SshError::Protocol(error.to_string())
-}
-
-fn named(name: &str) -> Sig {
-    match name {
-        "HUP" => Sig::HUP,
-        "INT" => Sig::INT,
-        "QUIT" => Sig::QUIT,
-        "TERM" => Sig::TERM,
-        "USR1" => Sig::USR1,
-        other => Sig::Custom(other.to_owned()),
-    }
-}
-
-fn signal_text(signal: &Sig) -> &str {
-    match signal {
-        Sig::ABRT => "ABRT",
-        Sig::ALRM => "ALRM",
-        Sig::FPE => "FPE",
-        Sig::HUP => "HUP",
-        Sig::ILL => "ILL",
-        Sig::INT => "INT",
-        Sig::KILL => "KILL",
-        Sig::PIPE => "PIPE",
-        Sig::QUIT => "QUIT",
-        Sig::SEGV => "SEGV",
-        Sig::TERM => "TERM",
-        Sig::USR1 => "USR1",
-        Sig::Custom(name) => name,
-    }
-}
-
-/// Numbers of Linux; a name that it does not have counts as 127, the most that fits.
-fn signal_number(name: &str) -> u8 {
-    // SSH implementations write names of their own with a suffix: `USR2`, `SIGXCPU@openssh.com`.
-    let name = name.split('@').next().unwrap_or_default();
-    match name.strip_prefix("SIG").unwrap_or(name) {
-        "HUP" => 1,
-        "INT" => 2,
-        "QUIT" => 3,
-        "ILL" => 4,
-        "TRAP" => 5,
-        "ABRT" => 6,
-        "BUS" => 7,
-        "FPE" => 8,
-        "KILL" => 9,
-        "USR1" => 10,
-        "SEGV" => 11,
-        "USR2" => 12,
-        "PIPE" => 13,
-        "ALRM" => 14,
-        "TERM" => 15,
-        "STKFLT" => 16,
-        "CHLD" => 17,
-        "CONT" => 18,
-        "STOP" => 19,
-        "TSTP" => 20,
-        "TTIN" => 21,
-        "TTOU" => 22,
-        "URG" => 23,
-        "XCPU" => 24,
-        "XFSZ" => 25,
-        "VTALRM" => 26,
-        "PROF" => 27,
-        "WINCH" => 28,
-        "IO" => 29,
-        "PWR" => 30,
-        "SYS" => 31,
-        _ => 127,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signal_becomes_128_and_its_number() {
-        let killed = |signal: &str| Status::Killed {
-            signal: signal.to_owned(),
-            message: String::new(),
-        };
-        assert_eq!(killed("KILL").code(), 137);
-        assert_eq!(killed("XCPU@openssh.com").code(), 152);
-        assert_eq!(killed("ODD").code(), 255);
-        assert_eq!(Status::Exited(7).code(), 7);
-        assert_eq!(Status::Exited(1000).code(), 255);
-    }
 }

@@ -1,5 +1,7 @@
 //! One session: drives its [`DataChannel`] over as many connections as it takes.
 
+mod begin;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,14 +9,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use postern_proto::ssm::channel::{
-    CloseReason, Config, DataChannel, Encryption, Event, KeyOffer, Opened, Plan, Seed, Session,
-    Transmit, encryption_context,
-};
-use postern_proto::ssm::crypt::SessionKey;
+use postern_proto::ssm::channel::{CloseReason, Config, DataChannel, Event, Seed, Transmit};
 use postern_proto::ssm::message::{Message, MessageKind};
 use postern_proto::ssm::payload::{Flag, SecretText};
-use postern_proto::ssm::version::{AgentFeatures, ClientFeatures, PortMode};
 use rand::Rng as _;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -22,9 +19,8 @@ use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as Frame;
 
-use super::port::Destination;
+use super::Host;
 use super::work::{Input, Output, Work};
-use super::{Host, command, mux, port, shell};
 use crate::ssm::document::Kind;
 use crate::ssm::hub::Order;
 use crate::ssm::knobs::Knobs;
@@ -38,8 +34,6 @@ const FOR_EVER: Duration = Duration::from_secs(7 * 24 * 3600);
 const SETTLE: Duration = Duration::from_secs(2);
 /// Between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(100);
-const UPGRADE: &str =
-    "Please upgrade session-manager-plugin version to support separate output stream feature";
 
 /// Runs a session to its end and reports it.
 pub(super) async fn run(host: Arc<Host>, order: Order) {
@@ -128,37 +122,6 @@ impl Driver {
             ready: None,
             used: Instant::now(),
             over: None,
-        }
-    }
-
-    /// On the first connection only; the channel knows.
-    fn begin(&mut self) {
-        let plan = &self.order.plan;
-        let session = match &plan.kind {
-            Kind::Shell => Session::StandardStream,
-            Kind::Interactive(_) => Session::InteractiveCommands,
-            Kind::NonInteractive { .. } => Session::NonInteractiveCommands,
-            Kind::Port(properties) => Session::Port(properties.clone()),
-        };
-        let has_terminal = matches!(plan.kind, Kind::Shell | Kind::Interactive(_));
-        let begun = if has_terminal && plan.kms_key.is_none() {
-            self.channel.begin_unnamed()
-        } else {
-            let encryption = plan.kms_key.clone().map(|key_id| Encryption {
-                key_id,
-                challenge: self.challenge.clone(),
-            });
-            let plan = Plan {
-                session,
-                encryption,
-            };
-            self.channel.begin(now(), plan)
-        };
-        let told = self
-            .channel
-            .tell_state(now(), &self.order.session, "Connected");
-        if let Err(error) = begun.and(told) {
-            tracing::debug!("ssm agent: {error}");
         }
     }
 
@@ -340,80 +303,6 @@ impl Driver {
         }
         if let Err(error) = self.channel.handle_message(now(), bytes) {
             tracing::debug!("ssm agent: {error}");
-        }
-    }
-
-    fn key(&self, offer: &KeyOffer) -> Result<SessionKey, String> {
-        if self.knobs.kms_challenge_required && offer.challenge.is_none() {
-            return Err("the client does not acknowledge the KMS challenge".to_owned());
-        }
-        let context = encryption_context(
-            &self.order.session,
-            &self.host.instance,
-            offer.challenge.as_deref(),
-        );
-        let plain = self
-            .host
-            .kms
-            .decrypt(&offer.ciphertext, &context)
-            .map_err(|error| format!("Fetching data key failed: {error}"))?;
-        SessionKey::new(&plain).ok_or_else(|| "the data key has not 64 bytes".to_owned())
-    }
-
-    /// What the client's version says is for an SSM Agent of today; an older one knows less.
-    fn port_mode(&self, opened: &Opened) -> Option<PortMode> {
-        let own = AgentFeatures::new(Some(&self.knobs.agent_version));
-        match opened.port? {
-            PortMode::Multiplexed { .. } if !own.multiplexes() => Some(PortMode::Basic),
-            PortMode::Multiplexed { keepalive } => Some(PortMode::Multiplexed {
-                keepalive: keepalive || !own.is_without_keepalive(),
-            }),
-            other => Some(other),
-        }
-    }
-
-    fn start(&self, opened: &Opened) -> Work {
-        let places = self.host.places.clone();
-        let delay = self.knobs.prompt_delay;
-        let (pace, payload) = (self.knobs.pace, self.knobs.payload);
-        let failed = |why: String| Work::start(pace, payload, |_| async { Err(why) });
-        match self.order.plan.kind.clone() {
-            Kind::Shell => Work::start(pace, payload, |ends| shell::run(ends, places, None, delay)),
-            Kind::Interactive(line) => Work::start(pace, payload, |ends| {
-                shell::run(ends, places, Some(line), delay)
-            }),
-            Kind::NonInteractive { command, separate } => {
-                let version = opened.peer_version.as_deref().unwrap_or_default();
-                if separate && !ClientFeatures::new(version).separates_stderr() {
-                    return failed(UPGRADE.to_owned());
-                }
-                Work::start(pace, payload, |ends| {
-                    command::run(ends, places, command, separate)
-                })
-            }
-            Kind::Port(properties) => {
-                let port = properties.port().unwrap_or(22);
-                let addresses = match places.resolve(properties.host()) {
-                    Ok(addresses) => addresses,
-                    Err(why) => return failed(why),
-                };
-                let to = Destination {
-                    places,
-                    addresses,
-                    port,
-                };
-                match self.port_mode(opened) {
-                    Some(PortMode::Multiplexed { keepalive }) => {
-                        Work::start(pace, payload, |ends| mux::run(ends, to, keepalive))
-                    }
-                    Some(PortMode::Basic) => {
-                        Work::start(pace, payload, |ends| port::basic(ends, to))
-                    }
-                    Some(PortMode::Stream) | None => {
-                        Work::start(pace, payload, |ends| port::stream(ends, to))
-                    }
-                }
-            }
         }
     }
 }
