@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::Context;
 use postern_proto::audit::event::RecordingDigest;
@@ -74,7 +74,7 @@ struct FileWriter {
     ended: Option<RecordingDigest>,
 }
 
-/// A thread's buffers: an idle recording holds none.
+/// A thread's buffers: an idle recording holds none, and an idle thread none for long.
 #[derive(Default)]
 struct Scratch {
     plain: Vec<u8>,
@@ -102,7 +102,12 @@ pub(super) struct Begin {
 enum Job {
     Begin(Box<Begin>),
     Write(Arc<Open>),
+    /// Nothing came for a while.
+    Rest,
 }
+
+/// A thread without a job for so long gives its buffers back.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// Jobs for the threads. Each recording stands in it once at most, so it is bounded by their
 /// number.
@@ -135,9 +140,11 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The next job; `idle` runs while there is none and answers whether it has more to do.
-    fn next(&self, idle: impl Fn() -> bool) -> Option<Job> {
+    /// The next job; `idle` runs while there is none and answers whether it has more to do. Who
+    /// holds buffers is told to [`Job::Rest`].
+    fn next(&self, holds: bool, idle: impl Fn() -> bool) -> Option<Job> {
         let mut jobs = lock(&self.jobs);
+        let mut rested = false;
         loop {
             if let Some(job) = jobs.0.pop_front() {
                 return Some(job);
@@ -145,15 +152,24 @@ impl Queue {
             if jobs.1 {
                 return None;
             }
+            if rested {
+                return Some(Job::Rest);
+            }
             drop(jobs);
             let more = idle();
             jobs = lock(&self.jobs);
-            if !more && jobs.0.is_empty() && !jobs.1 {
-                jobs = self
-                    .changed
-                    .wait(jobs)
-                    .unwrap_or_else(|error| error.into_inner());
+            if more || !jobs.0.is_empty() || jobs.1 {
+                continue;
             }
+            jobs = if holds {
+                let waited = self.changed.wait_timeout(jobs, REST_AFTER);
+                let (jobs, waited) = waited.unwrap_or_else(|error| error.into_inner());
+                rested = waited.timed_out();
+                jobs
+            } else {
+                let waited = self.changed.wait(jobs);
+                waited.unwrap_or_else(|error| error.into_inner())
+            };
         }
     }
 }
@@ -259,8 +275,10 @@ impl Recorder {
     /// Runs until the queue is stopped and empty.
     pub(super) fn run(self) {
         let mut scratch = Scratch::default();
-        while let Some(job) = self.queue.next(|| self.auditors.refill()) {
+        let next = |holds| self.queue.next(holds, || self.auditors.refill());
+        while let Some(job) = next(scratch.holds()) {
             match job {
+                Job::Rest => scratch = Scratch::default(),
                 Job::Begin(begin) => self.begin(*begin),
                 Job::Write(open) => self.write(&open, &mut scratch),
             }
@@ -451,6 +469,10 @@ impl Recorder {
 }
 
 impl Scratch {
+    fn holds(&self) -> bool {
+        self.plain.capacity() + self.sealed.capacity() > 0
+    }
+
     /// Empties them; what one large batch needed is not kept for good.
     fn clear(&mut self) {
         const KEPT: usize = 512 * 1024;
@@ -477,5 +499,26 @@ impl FileWriter {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_holds_buffers_is_told_to_rest_and_others_wait() {
+        let queue = Queue::default();
+        assert!(matches!(queue.next(true, || false), Some(Job::Rest)));
+        // Keys are made ahead all the same.
+        let made = std::cell::Cell::new(0);
+        let make = || made.replace(made.get() + 1) < 3;
+        assert!(matches!(queue.next(true, make), Some(Job::Rest)));
+        assert_eq!(made.get(), 4);
+        std::thread::scope(|threads| {
+            let idle = threads.spawn(|| queue.next(false, || false).is_none());
+            queue.stop();
+            assert!(idle.join().unwrap(), "it waits for a job or the end");
+        });
     }
 }

@@ -15,6 +15,8 @@ use super::rival::OpenSsh;
 use super::route::PosternForward;
 use crate::stack::Lab;
 
+/// A session that has waited for so long is idle.
+const SETTLED: Duration = Duration::from_secs(3);
 /// A session shows so much and waits.
 const SHOWN: &str = "head -c 16777216 /dev/zero; echo; echo idle; cat";
 
@@ -42,11 +44,13 @@ async fn tunnels(lab: &Lab, count: usize, part: &mut Part) -> Result<()> {
     let client = forward.forward.pid()?;
     // One transfer first: what bulk leaves behind counts too.
     bulk::download(forward.forward.local, 64 << 20).await?;
+    tokio::time::sleep(SETTLED).await;
     let before = (cost::private_memory(agent)?, cost::private_memory(client)?);
     let mut streams = Vec::with_capacity(count);
     for _ in 0..count {
         streams.push(bulk::idle(forward.forward.local).await?);
     }
+    tokio::time::sleep(SETTLED).await;
     let after = (cost::private_memory(agent)?, cost::private_memory(client)?);
     let row = "agent memory, idle tunnel";
     part.add(row, "postern", 0, "KiB", each(before.0, after.0, count));
@@ -57,6 +61,7 @@ async fn tunnels(lab: &Lab, count: usize, part: &mut Part) -> Result<()> {
 
 async fn shells(lab: &Lab, count: usize, part: &mut Part) -> Result<()> {
     let agent = lab.agent.pid().context("the agent is not running")?;
+    tokio::time::sleep(SETTLED).await;
     let before = cost::private_memory(agent)?;
     let mut shells = Vec::with_capacity(count);
     for _ in 0..count {
@@ -64,6 +69,7 @@ async fn shells(lab: &Lab, count: usize, part: &mut Part) -> Result<()> {
         command.args(["connect", "web-1", "--", SHOWN]);
         shells.push(Waiting::start(command).await?);
     }
+    tokio::time::sleep(SETTLED).await;
     let after = cost::private_memory(agent)?;
     let row = "agent memory, idle shell";
     part.add(row, "postern", 0, "KiB", each(before, after, count));
@@ -85,11 +91,13 @@ async fn sshd(openssh: &OpenSsh, count: usize, part: &mut Part) -> Result<()> {
             .map(cost::private_memory)
             .sum()
     };
+    tokio::time::sleep(SETTLED).await;
     let before = weigh()?;
     let mut shells = Vec::with_capacity(count);
     for _ in 0..count {
         shells.push(Waiting::start(openssh.on_bastion(SHOWN)).await?);
     }
+    tokio::time::sleep(SETTLED).await;
     let row = "agent memory, idle shell";
     part.add(row, "sshd", 0, "KiB", each(before, weigh()?, count));
     part.add("client memory, a shell", "ssh", 0, "KiB", sizes(&shells)?);
