@@ -12,7 +12,6 @@
 //! module's business.
 
 mod budget;
-mod buffers;
 mod driver;
 mod opening;
 mod relay;
@@ -20,9 +19,9 @@ mod scan;
 mod timer;
 
 pub(crate) use budget::{Budget, Share};
-pub(crate) use buffers::{READ, give, take};
 pub(crate) use driver::{Driver, Heard, PipeError};
 pub(crate) use opening::{Asked, OpenError, Opening, Patience};
+pub(crate) use postern_proto::gateway::buffers::{READ, give, take};
 pub(crate) use relay::{Counts, Finish, Relay};
 pub(crate) use timer::Timer;
 

@@ -15,6 +15,7 @@
 //! A TLS end without `Close` is a lost network, never an end of file: the pipe goes on on a new
 //! connection, which begins with `Resume` ([`resume`]).
 
+pub mod buffers;
 pub mod frame;
 pub mod message;
 pub mod pipe;

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use postern_proto::gateway::buffers::{self, READ};
 use postern_proto::gateway::frame::{self, Decoder, FrameError, FrameKind};
 use postern_proto::gateway::message::Close;
 use postern_proto::gateway::pipe::{Event, Pipe, Violation};
@@ -16,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::budget::Budget;
-use super::buffers::{self, READ};
 use super::timer::Timer;
 
 /// Silence after which the peer is asked for a sign of life.

@@ -6,13 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use postern_proto::gateway::buffers;
 use postern_proto::gateway::frame::{self, DATA_LIMIT, HEADER};
 use postern_proto::gateway::message::Close;
 use postern_proto::gateway::pipe::Event;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
-use super::buffers;
 use super::driver::{Driver, PipeError};
 use super::scan::SshScan;
 

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use postern_proto::gateway::buffers;
 use postern_proto::gateway::frame::{self, DATA_LIMIT, HEADER};
 use postern_proto::gateway::message::{Close, CloseReason};
 use postern_proto::gateway::pipe::Event;
@@ -157,13 +158,19 @@ where
             return Ok(false);
         }
         if self.reading.capacity() < HEADER + SPARE {
-            self.reading.reserve(HEADER + DATA_LIMIT);
+            self.reading = buffers::take();
         }
         self.reading.resize(HEADER, 0);
         let most = DATA_LIMIT.min(room).min(self.reading.capacity() - HEADER);
         let read = pin!(self.local.read_buf(&mut (&mut self.reading).limit(most))).poll(cx);
         match read {
-            Poll::Pending => Ok(false),
+            Poll::Pending => {
+                // What is left of one that was read into is for the next bytes.
+                if self.reading.capacity() >= buffers::READ {
+                    buffers::give(std::mem::take(&mut self.reading));
+                }
+                Ok(false)
+            }
             Poll::Ready(Ok(0)) => {
                 self.up = Up::Done;
                 self.wire.machine_mut().send_eof();

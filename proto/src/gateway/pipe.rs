@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
+use super::buffers;
 use super::frame::{self, FrameKind, HEADER, Piece};
 use super::message::Close;
 
@@ -356,7 +357,9 @@ impl Pipe {
                 break;
             }
             self.skip -= length;
-            self.replay.pop_front();
+            if let Some(frame) = self.replay.pop_front() {
+                buffers::recycle(frame);
+            }
         }
         Ok(())
     }
