@@ -28,7 +28,6 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use postern_proto::audit::event::Fact;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -54,14 +53,15 @@ const BATCH: usize = 128 * 1024;
 
 /// Relays until the session is over; with `once`, that is when the target has closed the last
 /// channel and the user has been sent all of it.
-pub(super) async fn run<S>(
+pub(super) async fn run<S, T>(
     user: Link<S>,
-    target: Link<TcpStream>,
+    target: Link<T>,
     session: Arc<Session>,
     once: bool,
 ) -> SshEnd
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     let relay = Relay::new(user.transport, target.transport, session, once);
     relay.run(user.stream, target.stream).await
