@@ -8,8 +8,9 @@
 //! Each way parses what has arrived into a batch, hands its contents to the recordings, and passes
 //! the batch on when all of them have it; the next one is put together meanwhile. The two ways wait
 //! for nothing of each other, and for decisions only where what follows depends on one. What one
-//! end may send on a channel is what the other end granted it (SSH's windows pass through), so a
-//! stalled channel stops at its own sender and holds up no other.
+//! end may send on a channel is what the other end granted it (SSH's windows pass through, less a
+//! little of the user's for words of our own), so a stalled channel stops at its own sender and
+//! holds up no other.
 
 mod channels;
 mod end;

@@ -289,10 +289,9 @@ impl Relay {
         let hint = hint.map_or_else(String::new, |hint| format!("hint: {hint}\r\n"));
         let line = format!("postern: {why}\r\n{hint}");
         if let Some(channel) = self.channels.get(key)
-            && channel.window >= line.len() as u64
             && let Some(id) = channel.user
+            && channel.take_spare(&line)
         {
-            channel.window -= line.len() as u64;
             self.forward(Way::Down, message::stderr(id, &line).into());
         }
     }

@@ -136,16 +136,17 @@ impl World {
     }
 
     pub(super) fn widens(&mut self, end: usize, at: usize, more: u16) {
-        let Some((_, remote, channel)) = self.channel(end, at) else {
+        let Some((id, remote, channel)) = self.channel(end, at) else {
             return;
         };
         channel.takes += u64::from(more);
+        let must = id % CLASSES == STREAM || end != USER;
         let message = Writer::new()
             .u8(message::CHANNEL_WINDOW_ADJUST)
             .u32(remote)
             .u32(more.into())
             .finish();
-        self.say(end, message.into(), true, None, 0);
+        self.say(end, message.into(), must, None, 0);
     }
 
     /// Ends the data, or the channel.
