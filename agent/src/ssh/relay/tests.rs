@@ -177,6 +177,21 @@ async fn a_denied_program_is_refused_in_words_and_the_target_hears_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_of_ours_follows_the_close_of_a_target() {
+    let mut stage = Stage::new();
+    stage.channel();
+    stage.user_says(&request("shell")).unwrap();
+    let Flight::Decided(asked, _) = stage.asked(Way::Up).await else {
+        panic!("no decision was asked for");
+    };
+    let closed: Bytes = plain(message::CHANNEL_CLOSE, 3).into();
+    stage.target_says(&closed).unwrap();
+    let refused = Flight::Decided(asked, Err(denied()));
+    stage.relay.on_landed(Way::Up, refused).unwrap();
+    assert_eq!(stage.heard(), (vec![closed], vec![]));
+}
+
+#[tokio::test]
 async fn words_of_ours_take_room_that_the_target_was_never_promised() {
     let mut stage = Stage::new();
     stage.user_says(&open("session", b"")).unwrap();
