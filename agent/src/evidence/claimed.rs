@@ -40,11 +40,18 @@ impl Evidence {
         let Some(turn) = claims.admit(&owner, session, claim, bytes)? else {
             return Ok(Taken::Before);
         };
-        self.append(event.clone()).await?;
-        claims.follow(&event, bytes);
-        drop(turn);
-        metrics::counter!("postern_claims_total").increment(1);
-        Ok(Taken::Now)
+        // Whoever asks may hang up meanwhile: what is written is followed all the same, or it
+        // would be taken once more.
+        let evidence = self.clone();
+        let written = tokio::spawn(async move {
+            evidence.append(event.clone()).await?;
+            evidence.shared.claims.follow(&event, bytes);
+            drop(turn);
+            metrics::counter!("postern_claims_total").increment(1);
+            Ok::<_, EvidenceError>(Taken::Now)
+        });
+        let written = written.await.map_err(|_| self.closed())?;
+        Ok(written?)
     }
 
     /// Bytes of the entry that it will be; nothing of a claim is cut.

@@ -39,8 +39,8 @@ pub(crate) enum ClaimError {
     /// A limit of this principal.
     #[error("{0}")]
     Limit(&'static str),
-    /// Another request of this log is being written.
-    #[error("another claim of this log is being written")]
+    /// Another request of this log, or about this session, is being written.
+    #[error("another claim of this log or session is being written")]
     Busy,
     /// The wrapped event would not fit into one entry.
     #[error("the claim does not fit into an entry of the log")]
@@ -55,6 +55,8 @@ pub(super) struct Claims(Mutex<State>);
 struct State {
     /// By principal and log: the next entry, and whether one is being written.
     logs: HashMap<(String, AgentId), Cursor>,
+    /// Sessions that something is being written about: what it is decides what may be next.
+    writing: HashSet<SessionId>,
     /// Sessions without an end, with their owners.
     open: HashMap<SessionId, String>,
     ended: HashMap<SessionId, String>,
@@ -79,16 +81,18 @@ pub(super) struct Expected {
     pub(super) digest: RecordingDigest,
 }
 
-/// An entry that is admitted and not written yet: nobody else writes for its log meanwhile. It
-/// counts once [`Claims::follow`] took it.
+/// An entry that is admitted and not written yet: nobody else writes for its log, or about its
+/// session, meanwhile. It counts once [`Claims::follow`] took it.
 pub(super) struct Turn {
     claims: Arc<Claims>,
     key: (String, AgentId),
+    session: SessionId,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = lock(&self.claims.0);
+        state.writing.remove(&self.session);
         if let Some(cursor) = state.logs.get_mut(&self.key) {
             cursor.busy = false;
         }
@@ -149,6 +153,9 @@ impl Claims {
                 }
             }
         }
+        if state.writing.contains(&session) {
+            return Err(ClaimError::Busy);
+        }
         state.session(owner, session, &claim.fact)?;
         if state.used(owner, now_ms()).saturating_add(bytes) > QUOTA {
             return Err(ClaimError::Limit(
@@ -156,9 +163,11 @@ impl Claims {
             ));
         }
         state.logs.entry(key.clone()).or_default().busy = true;
+        state.writing.insert(session);
         Ok(Some(Turn {
             claims: Arc::clone(self),
             key,
+            session,
         }))
     }
 
