@@ -11,7 +11,37 @@ use tokio::sync::oneshot;
 use evidence::{Entry, EvidenceError, Recording, RecordingKind};
 
 /// `crate::evidence` of the agent.
+#[path = "../../../agent/src/evidence"]
 pub(crate) mod evidence {
+    #[expect(dead_code, reason = "the agent uses the rest")]
+    mod claims;
+
+    /// A clock that is set.
+    mod event {
+        use std::cell::Cell;
+
+        thread_local!(static NOW: Cell<i64> = const { Cell::new(0) });
+
+        pub(super) fn now_ms() -> i64 {
+            NOW.get()
+        }
+
+        pub(super) fn set(now: i64) {
+            NOW.set(now);
+        }
+    }
+
+    mod health {
+        use std::sync::{Mutex, MutexGuard};
+
+        pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+            mutex.lock().expect("nobody panicked")
+        }
+    }
+
+    #[path = "../../../tests/fuzz/src/claims.rs"]
+    pub(crate) mod claimed;
+
     use std::sync::Arc;
 
     pub(crate) use postern_proto::recording::{Entry, Kind as RecordingKind};

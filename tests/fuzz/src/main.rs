@@ -62,6 +62,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("messages", gateway::messages),
     ("audit", audit::audit),
     ("claim", audit::claim),
+    ("claims", evidence::claimed::claims),
     ("tree", audit::tree),
     ("store", audit::store),
     ("recording", audit::recording),
