@@ -55,8 +55,8 @@ pub(super) struct Claims(Mutex<State>);
 struct State {
     /// By principal and log: the next entry, and whether one is being written.
     logs: HashMap<(String, AgentId), Cursor>,
-    /// Sessions that something is being written about: what it is decides what may be next.
-    writing: HashSet<SessionId>,
+    /// What is being written, by its session, which it may begin or end: by whom, and its bytes.
+    writing: HashMap<SessionId, (String, u64)>,
     /// Sessions without an end, with their owners.
     open: HashMap<SessionId, String>,
     ended: HashMap<SessionId, String>,
@@ -153,7 +153,7 @@ impl Claims {
                 }
             }
         }
-        if state.writing.contains(&session) {
+        if state.writing.contains_key(&session) {
             return Err(ClaimError::Busy);
         }
         state.session(owner, session, &claim.fact)?;
@@ -163,7 +163,7 @@ impl Claims {
             ));
         }
         state.logs.entry(key.clone()).or_default().busy = true;
-        state.writing.insert(session);
+        state.writing.insert(session, (owner.to_owned(), bytes));
         Ok(Some(Turn {
             claims: Arc::clone(self),
             key,
@@ -234,10 +234,12 @@ impl State {
 
     fn used(&self, owner: &str, now_ms: i64) -> u64 {
         let window = i64::try_from(WINDOW.as_millis()).unwrap_or(i64::MAX);
-        match self.bytes.get(owner) {
+        let written = match self.bytes.get(owner) {
             Some((since, used)) if now_ms.saturating_sub(*since) < window => *used,
             _ => 0,
-        }
+        };
+        let writing = self.writing.values().filter(|(of, _)| of == owner);
+        writing.fold(written, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 }
 

@@ -138,6 +138,7 @@ impl World {
         match answer {
             Ok(Some(_)) => {
                 assert!(session.is_of_client() && is_next && is_due);
+                // Days begin with what comes first: two of them touch every other.
                 assert!(self.used(owner) + bytes <= 2 * QUOTA);
             }
             Ok(None) => assert!(!is_next),
@@ -184,14 +185,15 @@ impl World {
         of_log.map(|claim| claim.entry + 1).max().unwrap_or(0)
     }
 
-    /// Bytes of a principal's that the log took in the last day.
+    /// Bytes of a principal's that the log took in the last day, or is to take.
     fn used(&self, owner: &str) -> u64 {
         let since = now_ms() - 24 * 3_600_000;
-        let of_owner = self
-            .log
-            .iter()
-            .filter(|(event, _)| of(event) == owner && event.time_ms > since);
-        of_owner.map(|(_, bytes)| bytes).sum()
+        let writing = self.writing.iter().map(|(event, bytes, _)| (event, bytes));
+        let all = self.log.iter().map(|(event, bytes)| (event, bytes));
+        all.chain(writing)
+            .filter(|(event, _)| of(event) == owner && event.time_ms > since)
+            .map(|(_, bytes)| bytes)
+            .sum()
     }
 }
 

@@ -117,6 +117,12 @@ fn two_who_claim_one_session_at_once_take_turns() {
     let turn = claims.admit(&owner, session, claim, 10).unwrap().unwrap();
     let other = claims.admit("somebody/else", session, claim, 10);
     assert!(matches!(other, Err(ClaimError::Busy)));
+    // What is being written counts.
+    let mut elsewhere = claim.clone();
+    elsewhere.log = "client-2".parse().unwrap();
+    let second = SessionId::of_client(2, 2);
+    let more = claims.admit(&owner, second, &elsewhere, QUOTA - 9);
+    assert!(matches!(more, Err(ClaimError::Limit(_))));
     claims.follow(&first, 10);
     drop(turn);
     let other = claims.admit("somebody/else", session, claim, 10);
