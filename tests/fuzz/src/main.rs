@@ -11,6 +11,7 @@ mod gateway;
 mod modules;
 mod ssm;
 mod streams;
+mod witness;
 
 use agent::{evidence, session};
 
@@ -24,6 +25,7 @@ mod ssh {
     mod relay;
     mod sftp;
     mod transport;
+    mod user;
 
     use identity::HostIdentity;
 
@@ -49,6 +51,9 @@ mod ssh {
 
     #[path = "../../../tests/fuzz/src/relay/target.rs"]
     pub(crate) mod relayed;
+
+    #[path = "../../../tests/fuzz/src/login.rs"]
+    pub(crate) mod logins;
 }
 
 use std::sync::LazyLock;
@@ -63,10 +68,12 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("audit", audit::audit),
     ("claim", audit::claim),
     ("claims", evidence::claimed::claims),
+    ("witness", witness::witness),
     ("tree", audit::tree),
     ("store", audit::store),
     ("recording", audit::recording),
     ("ssh_transport", ssh::targets::ssh_transport),
+    ("ssh_login", ssh::logins::ssh_login),
     ("ssh_messages", ssh::targets::ssh_messages),
     ("ssh_relay", ssh::relayed::ssh_relay),
     ("sftp", ssh::targets::sftp_streams),

@@ -11,7 +11,7 @@ use russh::keys::ssh_key::private::Ed25519Keypair;
 
 use crate::pieces;
 
-static HOST: LazyLock<HostIdentity> = LazyLock::new(|| {
+pub(super) static HOST: LazyLock<HostIdentity> = LazyLock::new(|| {
     let key = PrivateKey::from(Ed25519Keypair::from_seed(&[7; 32]));
     HostIdentity::new(key, None).expect("a plain key")
 });
