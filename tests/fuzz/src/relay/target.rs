@@ -114,7 +114,7 @@ fn world(mode: u8) -> World {
         Peer::new(user, user_stream),
         Peer::new(target, target_stream),
     ];
-    World::new(peers, desk, session, relay, (agent, once))
+    World::new(peers, desk, session, relay, (agent, once), capacity)
 }
 
 /// Keys are exchanged, and both are authenticated.
@@ -149,6 +149,12 @@ async fn conclude(mut world: World, mode: u8) {
             assert_eq!(book.missing(), None, "it never arrived");
         }
         let user = &world.peers[USER];
+        for channel in user.channels.values() {
+            let target = &world.peers[TARGET].channels;
+            let promised = channel.remote.and_then(|remote| target.get(&remote));
+            let promised = promised.map_or(0, |channel| channel.may_send);
+            assert!(promised <= channel.takes, "more is promised than is taken");
+        }
         // Who closes a channel answers nothing more in it.
         let open = user.channels.values().filter(|channel| !channel.got_close);
         let unanswered = open.map(|channel| channel.asked.len());
