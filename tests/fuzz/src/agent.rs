@@ -255,7 +255,13 @@ impl Desk {
         let recordings = &mut self.lock().recordings;
         let number = recordings.len();
         recordings.push(Record {
-            plain: matches!(kind, RecordingKind::Streams { command } if command == "sftp"),
+            plain: match kind {
+                RecordingKind::Streams { command } => command.starts_with("sftp"),
+                RecordingKind::Terminal { command, .. } => {
+                    command.as_ref().is_some_and(|it| it.starts_with("sftp"))
+                }
+                RecordingKind::Flow { .. } => true,
+            },
             ..Record::default()
         });
         Recording {

@@ -179,6 +179,8 @@ impl World {
         let is_stream = id % CLASSES == STREAM;
         let text = |text: &str| Writer::new().vec32(text.as_bytes()).finish();
         let size = Writer::new().u32(stamp).u32(24).u32(0).u32(0).finish();
+        // What is said there has no stamps, whatever runs.
+        let run = if id % CLASSES == SFTP { "sftp" } else { "run" };
         let mut recorded = false;
         let (name, fields, must, want) = if end == USER {
             let (name, fields, must) = match a % 16 {
@@ -190,9 +192,9 @@ impl World {
                     channel.once = true;
                     ("shell", vec![], false)
                 }
-                0..=2 => ("exec", text(&format!("run {tag}")), false),
+                0..=2 => ("exec", text(&format!("{run} {tag}")), false),
                 3 => ("exec", text(&format!("deny {tag}")), false),
-                4 => ("subsystem", text(&format!("sub {tag}")), false),
+                4 => ("subsystem", text(&format!("{run} {tag}")), false),
                 5 => ("subsystem", text(&format!("deny {tag}")), false),
                 6 | 7 => {
                     channel.terminal |= !channel.wanted;
