@@ -213,8 +213,9 @@ async fn words_of_ours_take_room_that_the_target_was_never_promised() {
     // When the user takes more, that is made good first.
     for (more, passes) in [(words - 1, None), (11, Some(10)), (7, Some(7))] {
         stage.user_says(&message::window_adjust(8, more)).unwrap();
-        let expected = passes.map(|passes| message::window_adjust(8, passes).into());
-        assert_eq!(stage.heard(), (vec![], Vec::from_iter(expected)));
+        let passes = passes.map(|passes| message::window_adjust(8, passes));
+        let expected: Vec<Bytes> = passes.into_iter().map(Bytes::from).collect();
+        assert_eq!(stage.heard(), (vec![], expected));
     }
 }
 
