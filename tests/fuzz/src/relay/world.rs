@@ -22,7 +22,7 @@ pub(super) const TARGET: usize = 1;
 
 /// What the relay may hold of one way when the other is idle, beside what the two connections do,
 /// and while both are busy: from so many bytes on.
-const HELD: usize = 800 * 1024;
+const HELD: usize = 1024 * 1024;
 const HELD_BOTH: usize = 10 * 1024 * 1024;
 const BUSY: usize = 100 * 1024;
 
@@ -62,8 +62,8 @@ pub(super) struct Book {
     said: VecDeque<Said>,
     /// Bytes of what must arrive.
     due: usize,
-    /// Much was on its way once: more of the other way may be held since.
-    busy: bool,
+    /// All bytes ever: after many, more of the other way may be held.
+    busy: usize,
     /// What overtakes: openings, which wait for decisions of their own (and whether they must
     /// arrive), and their answers.
     pub(super) openings: Vec<(Bytes, bool)>,
@@ -82,9 +82,9 @@ pub(super) struct Said {
 
 impl Book {
     pub(super) fn say(&mut self, said: Said) {
+        self.busy += said.message.len();
         if said.must {
             self.due += said.message.len();
-            self.busy |= self.due > BUSY;
         }
         self.said.push_back(said);
     }
@@ -203,8 +203,8 @@ impl World {
         });
         for (end, other) in [(USER, TARGET), (TARGET, USER)] {
             let most = match self.books[other].busy {
-                true => HELD_BOTH,
-                false => HELD + 2 * self.capacity,
+                0..BUSY => HELD + 2 * self.capacity,
+                _ => HELD_BOTH,
             };
             assert!(held[end] <= most, "{held:?} are held");
         }
