@@ -8,6 +8,7 @@
 //! ```
 
 mod auditors;
+mod claimed;
 mod claims;
 mod disk;
 mod event;
@@ -39,7 +40,8 @@ pub use postern_proto::recording::{Entry, Kind as RecordingKind};
 use postern_proto::recording::{Keep, RecordingName};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use claims::{ClaimError, NotTaken, Taken};
+pub(crate) use claimed::{NotTaken, Taken};
+pub(crate) use claims::ClaimError;
 use claims::{Claims, Uploads};
 pub(crate) use event::{agent_event, now_ms};
 pub(crate) use handed::PieceError;

@@ -5,14 +5,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postern_proto::audit::event::{Claim, Event, Fact, RecordingDigest, Source};
-use postern_proto::audit::ocsf::{self, Place};
+use postern_proto::audit::event::{Claim, Event, Fact, RecordingDigest};
 use postern_proto::names::{AgentId, SessionId};
 use postern_proto::recording::RecordingName;
 
 use super::event::now_ms;
 use super::health::lock;
-use super::{Evidence, EvidenceError, VERSION};
 
 /// Bytes of claims that one principal may have written in [`WINDOW`].
 pub(super) const QUOTA: u64 = 64 * 1024 * 1024;
@@ -41,8 +39,8 @@ pub(crate) enum ClaimError {
     /// A limit of this principal.
     #[error("{0}")]
     Limit(&'static str),
-    /// Another request of this log is being written.
-    #[error("another claim of this log is being written")]
+    /// Another request of this log, or about this session, is being written.
+    #[error("another claim of this log or session is being written")]
     Busy,
     /// The wrapped event would not fit into one entry.
     #[error("the claim does not fit into an entry of the log")]
@@ -57,6 +55,8 @@ pub(super) struct Claims(Mutex<State>);
 struct State {
     /// By principal and log: the next entry, and whether one is being written.
     logs: HashMap<(String, AgentId), Cursor>,
+    /// What is being written, by its session, which it may begin or end: by whom, and its bytes.
+    writing: HashMap<SessionId, (String, u64)>,
     /// Sessions without an end, with their owners.
     open: HashMap<SessionId, String>,
     ended: HashMap<SessionId, String>,
@@ -81,16 +81,18 @@ pub(super) struct Expected {
     pub(super) digest: RecordingDigest,
 }
 
-/// An entry that is admitted and not written yet: nobody else writes for its log meanwhile. It
-/// counts once [`Claims::follow`] took it.
+/// An entry that is admitted and not written yet: nobody else writes for its log, or about its
+/// session, meanwhile. It counts once [`Claims::follow`] took it.
 pub(super) struct Turn {
     claims: Arc<Claims>,
     key: (String, AgentId),
+    session: SessionId,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = lock(&self.claims.0);
+        state.writing.remove(&self.session);
         if let Some(cursor) = state.logs.get_mut(&self.key) {
             cursor.busy = false;
         }
@@ -151,6 +153,9 @@ impl Claims {
                 }
             }
         }
+        if state.writing.contains_key(&session) {
+            return Err(ClaimError::Busy);
+        }
         state.session(owner, session, &claim.fact)?;
         if state.used(owner, now_ms()).saturating_add(bytes) > QUOTA {
             return Err(ClaimError::Limit(
@@ -158,9 +163,11 @@ impl Claims {
             ));
         }
         state.logs.entry(key.clone()).or_default().busy = true;
+        state.writing.insert(session, (owner.to_owned(), bytes));
         Ok(Some(Turn {
             claims: Arc::clone(self),
             key,
+            session,
         }))
     }
 
@@ -227,73 +234,12 @@ impl State {
 
     fn used(&self, owner: &str, now_ms: i64) -> u64 {
         let window = i64::try_from(WINDOW.as_millis()).unwrap_or(i64::MAX);
-        match self.bytes.get(owner) {
+        let written = match self.bytes.get(owner) {
             Some((since, used)) if now_ms.saturating_sub(*since) < window => *used,
             _ => 0,
-        }
-    }
-}
-
-/// What became of a claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// It is durable now.
-    Now,
-    /// The log had it before.
-    Before,
-}
-
-/// Why a claim was not written.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotTaken {
-    #[error(transparent)]
-    Claim(#[from] ClaimError),
-    #[error(transparent)]
-    Evidence(#[from] EvidenceError),
-}
-
-impl Evidence {
-    /// Appends a claim, wrapped in `event` as the agent saw it: once, durable when this returns.
-    pub(crate) async fn claim(&self, event: Event) -> Result<Taken, NotTaken> {
-        let (Fact::Claimed(claim), Some(session), Some(actor)) =
-            (&event.fact, event.session, &event.actor)
-        else {
-            return Err(EvidenceError::Failed("not a claim".into()).into());
         };
-        self.admit()?;
-        let bytes = self.fits(&event)?;
-        let claims = &self.shared.claims;
-        let owner = actor.principal.key();
-        let Some(turn) = claims.admit(&owner, session, claim, bytes)? else {
-            return Ok(Taken::Before);
-        };
-        self.append(event.clone()).await?;
-        claims.follow(&event, bytes);
-        drop(turn);
-        metrics::counter!("postern_claims_total").increment(1);
-        Ok(Taken::Now)
-    }
-
-    /// Bytes of the entry that it will be; nothing of a claim is cut.
-    fn fits(&self, event: &Event) -> Result<u64, ClaimError> {
-        let origin = self.vkey().split('+').next().unwrap_or_default();
-        let origin: AgentId = origin.parse().map_err(|_| ClaimError::TooLong)?;
-        let place = Place {
-            origin: &origin,
-            sequence: u64::MAX,
-            version: VERSION,
-            access: None,
-            source: Source::Agent,
-        };
-        // What a client claims it sealed itself.
-        let leaf = ocsf::encode(event, place, &mut |_| {
-            Err("nothing is sealed here".to_owned())
-        })
-        .map_err(|_| ClaimError::TooLong)?;
-        match ocsf::decode(&leaf, &[]) {
-            Ok(decoded) if !decoded.truncated => Ok(leaf.len() as u64),
-            _ => Err(ClaimError::TooLong),
-        }
+        let writing = self.writing.values().filter(|(of, _)| of == owner);
+        writing.fold(written, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 }
 

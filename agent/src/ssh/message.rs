@@ -43,6 +43,10 @@ const MAX_NAME: usize = 1024;
 /// Longest command line or other text: a packet's.
 const MAX_TEXT: usize = 256 * 1024;
 
+/// Bytes of a program's window that are kept back for words of our own, where there are many times
+/// as many.
+const SPARE: u32 = 2 * 1024;
+
 /// Largest packet that we let one peer promise the other to take: what we hold at once depends
 /// on it. OpenSSH's own is 32 KiB.
 const MAX_PACKET: u32 = 64 * 1024;
@@ -55,6 +59,8 @@ pub(super) struct Open {
     pub(super) window: u32,
     /// The message with its packet size limited to ours.
     pub(super) passed: Bytes,
+    /// Where the window stands in it.
+    window_at: usize,
     /// Destination of a TCP forward: address and port.
     pub(super) destination: Option<(String, u32)>,
 }
@@ -67,6 +73,7 @@ impl Open {
         let sender = reader.u32("sender")?;
         let window = reader.u32("window")?;
         let at = payload.len() - reader.left();
+        let window_at = at - 4;
         reader.u32("packet size")?;
         let destination = match kind.as_str() {
             "direct-tcpip" | "forwarded-tcpip" => {
@@ -80,8 +87,19 @@ impl Open {
             sender,
             window,
             passed: limit(payload, at),
+            window_at,
             destination,
         })
+    }
+
+    /// Keeps some of the window back: what passes does not promise it. Returns how much.
+    pub(super) fn keep_spare(&mut self) -> u32 {
+        if self.window < 4 * SPARE {
+            return 0;
+        }
+        self.window -= SPARE;
+        self.passed = replace(&self.passed, self.window_at, self.window);
+        SPARE
     }
 }
 
@@ -89,7 +107,6 @@ impl Open {
 pub(super) struct Confirmation {
     pub(super) recipient: u32,
     pub(super) sender: u32,
-    pub(super) window: u32,
     /// The message with its packet size limited to ours.
     pub(super) passed: Bytes,
 }
@@ -98,10 +115,12 @@ impl Confirmation {
     pub(super) fn parse(payload: &Bytes) -> Result<Self, WireError> {
         let mut reader = Reader::new(payload);
         reader.u8("message")?;
+        let recipient = reader.u32("recipient")?;
+        let sender = reader.u32("sender")?;
+        reader.u32("window")?;
         Ok(Self {
-            recipient: reader.u32("recipient")?,
-            sender: reader.u32("sender")?,
-            window: reader.u32("window")?,
+            recipient,
+            sender,
             passed: limit(payload, 13),
         })
     }
@@ -111,15 +130,18 @@ impl Confirmation {
 fn limit(payload: &Bytes, at: usize) -> Bytes {
     let size = payload.get(at..).and_then(|rest| rest.first_chunk::<4>());
     match size.map(|bytes| u32::from_be_bytes(*bytes)) {
-        Some(size) if size > MAX_PACKET => {
-            let mut changed = payload.to_vec();
-            if let Some(field) = changed.get_mut(at..at + 4) {
-                field.copy_from_slice(&MAX_PACKET.to_be_bytes());
-            }
-            changed.into()
-        }
+        Some(size) if size > MAX_PACKET => replace(payload, at, MAX_PACKET),
         _ => payload.clone(),
     }
+}
+
+/// The message with another number at `at`.
+fn replace(payload: &Bytes, at: usize, number: u32) -> Bytes {
+    let mut changed = payload.to_vec();
+    if let Some(field) = changed.get_mut(at..at + 4) {
+        field.copy_from_slice(&number.to_be_bytes());
+    }
+    changed.into()
 }
 
 /// `CHANNEL_REQUEST` or `GLOBAL_REQUEST` (which has no recipient).
@@ -176,6 +198,14 @@ pub(super) fn open_failure(recipient: u32, reason: u32, description: &str) -> Ve
         .finish()
 }
 
+pub(super) fn window_adjust(recipient: u32, bytes: u32) -> Vec<u8> {
+    Writer::new()
+        .u8(CHANNEL_WINDOW_ADJUST)
+        .u32(recipient)
+        .u32(bytes)
+        .finish()
+}
+
 /// A message of nothing but number and recipient.
 pub(super) fn plain(kind: u8, recipient: u32) -> Vec<u8> {
     Writer::new().u8(kind).u32(recipient).finish()
@@ -214,6 +244,24 @@ mod tests {
         let huge = open("session", u32::MAX, b"");
         let limited = open("session", MAX_PACKET, b"");
         assert_eq!(Open::parse(&huge).unwrap().passed, limited);
+    }
+
+    #[test]
+    fn of_a_large_window_some_is_kept_back() {
+        let mut plenty = Open::parse(&open("session", 1024, b"rest")).unwrap();
+        assert_eq!(plenty.keep_spare(), SPARE);
+        let passed = Open::parse(&plenty.passed).unwrap();
+        assert_eq!(passed.window, 2_097_152 - SPARE);
+        assert_eq!(
+            (passed.sender, passed.passed.len()),
+            (7, plenty.passed.len())
+        );
+        let mut little = Open {
+            window: 4 * SPARE - 1,
+            ..plenty
+        };
+        let before = little.passed.clone();
+        assert_eq!((little.keep_spare(), little.passed), (0, before));
     }
 
     #[test]

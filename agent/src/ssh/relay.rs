@@ -8,8 +8,9 @@
 //! Each way parses what has arrived into a batch, hands its contents to the recordings, and passes
 //! the batch on when all of them have it; the next one is put together meanwhile. The two ways wait
 //! for nothing of each other, and for decisions only where what follows depends on one. What one
-//! end may send on a channel is what the other end granted it (SSH's windows pass through), so a
-//! stalled channel stops at its own sender and holds up no other.
+//! end may send on a channel is what the other end granted it (SSH's windows pass through, less a
+//! little of the user's for words of our own), so a stalled channel stops at its own sender and
+//! holds up no other.
 
 mod channels;
 mod end;
@@ -28,7 +29,6 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use postern_proto::audit::event::Fact;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -54,14 +54,15 @@ const BATCH: usize = 128 * 1024;
 
 /// Relays until the session is over; with `once`, that is when the target has closed the last
 /// channel and the user has been sent all of it.
-pub(super) async fn run<S>(
+pub(super) async fn run<S, T>(
     user: Link<S>,
-    target: Link<TcpStream>,
+    target: Link<T>,
     session: Arc<Session>,
     once: bool,
 ) -> SshEnd
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     let relay = Relay::new(user.transport, target.transport, session, once);
     relay.run(user.stream, target.stream).await

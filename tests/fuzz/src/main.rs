@@ -5,25 +5,55 @@
 //! limit, or one of its own assertions.
 #![no_main]
 
-mod evidence;
+mod agent;
+mod audit;
 mod gateway;
 mod modules;
 mod ssm;
 mod streams;
+mod witness;
+
+use agent::{evidence, session};
 
 /// The agent's SSH modules that do no I/O, as they stand there.
 #[path = "../../../agent/src/ssh"]
 #[expect(dead_code, reason = "the agent uses the rest of these modules")]
 mod ssh {
     mod identity;
+    mod link;
     mod message;
+    mod relay;
     mod sftp;
     mod transport;
+    mod user;
 
     use identity::HostIdentity;
 
+    /// As the agent's `end` has it.
+    #[derive(Debug)]
+    pub(crate) struct SshEnd {
+        pub(crate) exit_status: Option<u32>,
+        pub(crate) up: u64,
+        pub(crate) down: u64,
+        pub(crate) reason: postern_proto::gateway::message::CloseReason,
+        pub(crate) message: Option<String>,
+    }
+
+    /// Dials targets there.
+    mod upstream {
+        pub(super) fn goodbye(target: &str, error: &super::transport::TransportError) -> String {
+            format!("the connection to {target} broke: {error}")
+        }
+    }
+
     #[path = "../../../tests/fuzz/src/ssh.rs"]
     pub(crate) mod targets;
+
+    #[path = "../../../tests/fuzz/src/relay/target.rs"]
+    pub(crate) mod relayed;
+
+    #[path = "../../../tests/fuzz/src/login.rs"]
+    pub(crate) mod logins;
 }
 
 use std::sync::LazyLock;
@@ -35,13 +65,17 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("pipe", gateway::pipe),
     ("resume", gateway::resume),
     ("messages", gateway::messages),
-    ("audit", evidence::audit),
-    ("claim", evidence::claim),
-    ("tree", evidence::tree),
-    ("store", evidence::store),
-    ("recording", evidence::recording),
+    ("audit", audit::audit),
+    ("claim", audit::claim),
+    ("claims", evidence::claimed::claims),
+    ("witness", witness::witness),
+    ("tree", audit::tree),
+    ("store", audit::store),
+    ("recording", audit::recording),
     ("ssh_transport", ssh::targets::ssh_transport),
+    ("ssh_login", ssh::logins::ssh_login),
     ("ssh_messages", ssh::targets::ssh_messages),
+    ("ssh_relay", ssh::relayed::ssh_relay),
     ("sftp", ssh::targets::sftp_streams),
     ("sts_answer", modules::identity::sts_answer),
     ("policies", modules::policies),

@@ -11,16 +11,16 @@ use russh::keys::ssh_key::private::Ed25519Keypair;
 
 use crate::pieces;
 
-static HOST: LazyLock<HostIdentity> = LazyLock::new(|| {
+pub(super) static HOST: LazyLock<HostIdentity> = LazyLock::new(|| {
     let key = PrivateKey::from(Ed25519Keypair::from_seed(&[7; 32]));
     HostIdentity::new(key, None).expect("a plain key")
 });
 
-fn client() -> Transport {
+pub(super) fn client() -> Transport {
     Transport::client(vec!["ssh-ed25519".to_owned()]).expect("entropy")
 }
 
-fn server() -> Transport {
+pub(super) fn server() -> Transport {
     Transport::server(HOST.clone()).expect("entropy")
 }
 
@@ -28,7 +28,7 @@ fn give(to: &mut Transport, bytes: &[u8]) {
     to.buffers().0.extend_from_slice(bytes);
 }
 
-fn carry(from: &mut Transport, to: &mut Transport) -> bool {
+pub(super) fn carry(from: &mut Transport, to: &mut Transport) -> bool {
     let bytes = from.buffers().1.split();
     give(to, &bytes);
     !bytes.is_empty()

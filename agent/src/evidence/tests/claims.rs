@@ -105,6 +105,48 @@ fn claims_of_a_principal_have_a_quota_for_one_day() {
     assert!(yesterday.admit(&owner, session, &next, 10).is_ok());
 }
 
+#[test]
+fn two_who_claim_one_session_at_once_take_turns() {
+    let claims = Arc::new(Claims::default());
+    let session = SessionId::of_client(1, 1);
+    let first = claimed(0, session, opened(1));
+    let Fact::Claimed(claim) = &first.fact else {
+        panic!("a claim");
+    };
+    let owner = first.actor.as_ref().unwrap().principal.key();
+    let turn = claims.admit(&owner, session, claim, 10).unwrap().unwrap();
+    let other = claims.admit("somebody/else", session, claim, 10);
+    assert!(matches!(other, Err(ClaimError::Busy)));
+    // What is being written counts.
+    let mut elsewhere = claim.clone();
+    elsewhere.log = "client-2".parse().unwrap();
+    let second = SessionId::of_client(2, 2);
+    let more = claims.admit(&owner, second, &elsewhere, QUOTA - 9);
+    assert!(matches!(more, Err(ClaimError::Limit(_))));
+    claims.follow(&first, 10);
+    drop(turn);
+    let other = claims.admit("somebody/else", session, claim, 10);
+    assert!(matches!(other, Err(ClaimError::OfAnother(_))));
+}
+
+#[tokio::test]
+async fn who_hangs_up_is_taken_once_all_the_same() {
+    let evidence = Evidence::default();
+    let claim = claimed(0, SessionId::of_client(1, 1), opened(1));
+    tokio::select! {
+        biased;
+        _ = evidence.claim(claim.clone()) => panic!("nothing is durable at once"),
+        () = std::future::ready(()) => {}
+    }
+    let again = loop {
+        match evidence.claim(claim.clone()).await {
+            Err(NotTaken::Claim(ClaimError::Busy)) => tokio::task::yield_now().await,
+            again => break again,
+        }
+    };
+    assert_eq!(again.unwrap(), Taken::Before);
+}
+
 #[tokio::test]
 async fn two_requests_at_once_write_one_claim_once() {
     let evidence = Evidence::default();

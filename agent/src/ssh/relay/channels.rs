@@ -40,8 +40,10 @@ pub(super) struct Channel {
     pub(super) replies: VecDeque<Reply>,
     /// Requests of the target that the user will answer.
     pub(super) asked_by_target: u32,
-    /// Bytes that the user takes at the moment: for words of our own.
-    pub(super) window: u64,
+    /// Bytes that the user takes and the target was never promised: for words of our own. How many
+    /// there are at the moment, and at most.
+    pub(super) spare: u32,
+    pub(super) kept: u32,
 }
 
 /// What a channel carries.
@@ -110,13 +112,30 @@ impl Channel {
             closed_down: false,
             replies: VecDeque::new(),
             asked_by_target: 0,
-            window: 0,
+            spare: 0,
+            kept: 0,
         }
     }
 
     /// Both ends know it: messages may pass.
     pub(super) fn open(&self) -> bool {
         self.user.is_some() && self.target.is_some()
+    }
+
+    /// Takes room for `words` of our own. False when there is not enough.
+    pub(super) fn take_spare(&mut self, words: &str) -> bool {
+        let left = u32::try_from(words.len())
+            .ok()
+            .and_then(|length| self.spare.checked_sub(length));
+        self.spare = left.unwrap_or(self.spare);
+        left.is_some()
+    }
+
+    /// The user takes `more`: what our words took is made good first. Returns what is the target's.
+    pub(super) fn refill(&mut self, more: u32) -> u32 {
+        let ours = more.min(self.kept - self.spare);
+        self.spare += ours;
+        more - ours
     }
 
     pub(super) fn program(&mut self) -> Option<&mut Program> {

@@ -163,9 +163,9 @@ impl Relay {
         let line = format!("\r\npostern: {words}\r\n");
         for key in self.channels.keys() {
             if let Some(channel) = self.channels.get(key)
-                && let Some(id) = hears(channel, &line, |program| program.terminal.is_some())
+                && let Some(id) = hears(channel, |program| program.terminal.is_some())
+                && channel.take_spare(&line)
             {
-                channel.window -= line.len() as u64;
                 self.record(Way::Down, key, Entry::Note(words.to_owned()));
                 self.forward(Way::Down, message::stderr(id, &line).into());
             }
@@ -210,7 +210,8 @@ impl Relay {
         let mut told = false;
         for key in self.channels.keys() {
             if let Some(channel) = self.channels.get(key)
-                && let Some(id) = hears(channel, &line, |program| program.readable)
+                && let Some(id) = hears(channel, |program| program.readable)
+                && channel.take_spare(&line)
             {
                 let messages = [
                     message::stderr(id, &line),
@@ -283,16 +284,14 @@ impl Relay {
     }
 }
 
-/// The user's number of a channel whose program runs, is one that `may` hear us, and has room for
-/// `line`.
-fn hears(channel: &Channel, line: &str, may: impl Fn(&Program) -> bool) -> Option<u32> {
+/// The user's number of a channel whose program runs and is one that `may` hear us.
+fn hears(channel: &Channel, may: impl Fn(&Program) -> bool) -> Option<u32> {
     let Content::Session(program) = &channel.content else {
         return None;
     };
-    let room = channel.window >= line.len() as u64;
     channel
         .user
-        .filter(|_| program.started && may(program) && !channel.closed_down && room)
+        .filter(|_| program.started && may(program) && !channel.closed_down)
 }
 
 /// Writes what is left and closes.

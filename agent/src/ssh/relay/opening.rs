@@ -19,8 +19,9 @@ const MAX_CHANNELS: usize = 512;
 
 impl Relay {
     pub(super) fn on_open(&mut self, way: Way, payload: Bytes) -> Result<(), Fault> {
-        let open = Open::parse(&payload)?;
-        let refuse = |reason, why: &str| message::open_failure(open.sender, reason, why);
+        let mut open = Open::parse(&payload)?;
+        let sender = open.sender;
+        let refuse = |reason, why: &str| message::open_failure(sender, reason, why);
         if self.channels.len() >= MAX_CHANNELS {
             let answer = refuse(message::SHORTAGE, "too many channels in this session");
             return self.answer(way, &answer);
@@ -76,7 +77,10 @@ impl Relay {
             Way::Down => (None, Some(open.sender)),
         };
         let mut channel = Channel::new(user, target, content);
-        channel.window = u64::from(open.window);
+        if subject.is_none() {
+            channel.kept = open.keep_spare();
+            channel.spare = channel.kept;
+        }
         let Some(key) = self.channels.insert(channel) else {
             return Err(TransportError::Framing("channel number").into());
         };
@@ -145,11 +149,6 @@ impl Relay {
         };
         if !self.channels.confirm(key, way, confirmation.sender) {
             return Err(TransportError::Framing("channel number").into());
-        }
-        if way == Way::Up
-            && let Some(channel) = self.channels.get(key)
-        {
-            channel.window = u64::from(confirmation.window);
         }
         self.forward(way, confirmation.passed);
         Ok(())

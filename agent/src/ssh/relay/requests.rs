@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 use postern_proto::audit::event::Channel as Subject;
 use postern_proto::wire::Reader;
 
-use super::channels::{Key, Program, Purpose, Reply, Terminal, Way};
+use super::channels::{Channel, Key, Program, Purpose, Reply, Terminal, Way};
 use super::end::End;
 use super::lane::Flight;
 use super::message::{
@@ -202,7 +202,9 @@ impl Relay {
 
     /// Answers a request of the user with a failure, after the replies that came before it.
     fn refuse_request(&mut self, key: Key, want_reply: bool) -> Result<Step, Fault> {
-        let Some(channel) = self.channels.get(key).filter(|_| want_reply) else {
+        // Nothing follows the target's close.
+        let asked = |channel: &&mut Channel| want_reply && !channel.closed_down;
+        let Some(channel) = self.channels.get(key).filter(asked) else {
             return Ok(Step::Done);
         };
         let refusal: Bytes = message::plain(CHANNEL_FAILURE, channel.user.unwrap_or(0)).into();
@@ -289,10 +291,10 @@ impl Relay {
         let hint = hint.map_or_else(String::new, |hint| format!("hint: {hint}\r\n"));
         let line = format!("postern: {why}\r\n{hint}");
         if let Some(channel) = self.channels.get(key)
-            && channel.window >= line.len() as u64
+            && !channel.closed_down
             && let Some(id) = channel.user
+            && channel.take_spare(&line)
         {
-            channel.window -= line.len() as u64;
             self.forward(Way::Down, message::stderr(id, &line).into());
         }
     }

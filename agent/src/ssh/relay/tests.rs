@@ -177,6 +177,49 @@ async fn a_denied_program_is_refused_in_words_and_the_target_hears_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_of_ours_follows_the_close_of_a_target() {
+    let mut stage = Stage::new();
+    stage.channel();
+    stage.user_says(&request("shell")).unwrap();
+    let Flight::Decided(asked, _) = stage.asked(Way::Up).await else {
+        panic!("no decision was asked for");
+    };
+    let closed: Bytes = plain(message::CHANNEL_CLOSE, 3).into();
+    stage.target_says(&closed).unwrap();
+    let refused = Flight::Decided(asked, Err(denied()));
+    stage.relay.on_landed(Way::Up, refused).unwrap();
+    assert_eq!(stage.heard(), (vec![closed], vec![]));
+}
+
+#[tokio::test]
+async fn words_of_ours_take_room_that_the_target_was_never_promised() {
+    let mut stage = Stage::new();
+    stage.user_says(&open("session", b"")).unwrap();
+    let opened = message::Open::parse(&stage.heard().1[0]).unwrap();
+    assert!(opened.window < 100_000);
+    let confirmed = Writer::new().u8(91).u32(3).u32(8).u32(100_000).u32(32_768);
+    stage.target_says(&confirmed.finish()).unwrap();
+    stage.heard();
+    stage.user_says(&request("shell")).unwrap();
+    let Flight::Decided(asked, _) = stage.asked(Way::Up).await else {
+        panic!("no decision was asked for");
+    };
+    let refused = Flight::Decided(asked, Err(denied()));
+    stage.relay.on_landed(Way::Up, refused).unwrap();
+    let (user, _) = stage.heard();
+    // Number, channel, type and length stand before the words.
+    let words = u32::try_from(user[0].len() - 13).unwrap();
+    assert!(words <= 100_000 - opened.window);
+    // When the user takes more, that is made good first.
+    for (more, passes) in [(words - 1, None), (11, Some(10)), (7, Some(7))] {
+        stage.user_says(&message::window_adjust(8, more)).unwrap();
+        let passes = passes.map(|passes| message::window_adjust(8, passes));
+        let expected: Vec<Bytes> = passes.into_iter().map(Bytes::from).collect();
+        assert_eq!(stage.heard(), (vec![], expected));
+    }
+}
+
+#[tokio::test]
 async fn a_denied_agent_is_not_lent() {
     let mut stage = Stage::new();
     stage.channel();

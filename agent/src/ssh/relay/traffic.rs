@@ -54,9 +54,6 @@ impl Relay {
         let Some((key, channel)) = self.channel(way, recipient) else {
             return Ok(());
         };
-        if way == Way::Down {
-            channel.window = channel.window.saturating_sub(length);
-        }
         if let Content::Session(Program {
             started: true,
             sftp: Some(sftp),
@@ -145,11 +142,17 @@ impl Relay {
         let (recipient, mut reader) = message::recipient(&payload)?;
         let more = reader.u32("bytes")?;
         reader.finish()?;
-        if let Some((_, channel)) = self.channel(way, recipient) {
-            if way == Way::Up {
-                channel.window = channel.window.saturating_add(u64::from(more));
-            }
+        let Some((_, channel)) = self.channel(way, recipient) else {
+            return Ok(());
+        };
+        let passes = match way {
+            Way::Up => channel.refill(more),
+            Way::Down => more,
+        };
+        if passes == more {
             self.forward(way, payload);
+        } else if passes > 0 {
+            self.forward(way, message::window_adjust(recipient, passes).into());
         }
         Ok(())
     }
