@@ -2,7 +2,7 @@
 //!
 //! rustls reads at most 4 KiB at a time, so a record would cost five system calls; here one read
 //! takes what has arrived and TLS is served from that. A fresh connection, whose peer has proved
-//! nothing, gets small reads; one that moves data gets 64 KiB. An idle one holds no buffer.
+//! nothing, gets small reads; one that moves data gets a frame's. An idle one holds no buffer.
 
 use std::io;
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_proto::gateway::{ALPN_HTTP, ALPN_PIPE};
+use postern_proto::gateway::{ALPN_HTTP, ALPN_PIPE, buffers};
 use rustls::client::Resumption;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use crate::config::AgentProfile;
 use crate::identity::ClientCertificate;
 
-/// An authenticated connection. The reader below TLS takes 64 KiB at a time, where TLS itself
+/// An authenticated connection. The reader below TLS takes a frame at a time, where TLS itself
 /// would ask the kernel for 4.
 pub type Connection = TlsStream<BufReader<TcpStream>>;
 
@@ -33,8 +33,6 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 const ADDRESS_DEADLINE: Duration = Duration::from_secs(4);
 /// How long unacknowledged bytes, or a closed window, may go without a sign of the agent's kernel.
 const SILENT_KERNEL: Duration = Duration::from_secs(120);
-/// Bytes read from the socket at once.
-const READ_AHEAD: usize = 64 * 1024;
 /// Servers whose tickets are kept: one process talks to very few.
 const TICKETS: usize = 8;
 
@@ -259,7 +257,7 @@ impl Dialer {
             .await
             .map_err(timed_out)?
             .map_err(|error| self.explain(&error))?;
-        let socket = BufReader::with_capacity(READ_AHEAD, socket);
+        let socket = BufReader::with_capacity(buffers::READ, socket);
         let handshake = TlsConnector::from(Arc::clone(config)).connect(self.name.clone(), socket);
         let connection = timeout_at(deadline, handshake)
             .await

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use postern_proto::gateway::buffers::{self, READ};
-use postern_proto::gateway::frame::{self, Decoder, FrameError, FrameKind};
+use postern_proto::gateway::frame::{self, DATA_LIMIT, Decoder, FrameError, FrameKind, HEADER};
 use postern_proto::gateway::message::Close;
 use postern_proto::gateway::pipe::{Event, Pipe, Violation};
 use postern_proto::gateway::resume::Resumed;
@@ -342,8 +342,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         self.received.reserve(READ);
         let mut filled = false;
-        // TLS hands out a record at a time; one write to the target should take several.
-        while self.received.len() < READ {
+        // TLS hands out a record at a time; one write to the target should take a whole frame.
+        while self.received.len() < HEADER + DATA_LIMIT {
             let read = stream.read_buf(&mut self.received);
             match std::pin::pin!(read).poll(cx) {
                 Poll::Pending => break,

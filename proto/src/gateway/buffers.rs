@@ -1,6 +1,6 @@
 //! Large read buffers that idle pipes do not hold.
 //!
-//! A pipe needs 64 KiB while bytes move and nothing while none do. What is allocated afresh for
+//! A pipe needs such a buffer while bytes move and nothing while none do. What is allocated afresh for
 //! every frame costs page faults, as the allocator returns what is freed to the system: a sixth of
 //! what the sender of a bulk transfer does. So every thread keeps buffers at hand, as many as come
 //! back with one acknowledgement.
@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 
-/// Bytes that one buffer holds at least: a `Data` frame with its header.
-pub const READ: usize = 64 * 1024;
-/// Buffers that a thread keeps, and all threads together: 8 MiB.
+/// Bytes that one buffer holds at least: the longest frame as TLS sends it, which adds 22 bytes to
+/// each of its four records (RFC 8446 section 5.2), and some of the next. With less, one read of
+/// the socket would end within the fourth, and the target be written to twice.
+pub const READ: usize = 66 * 1024;
+/// Buffers that a thread keeps, and all threads together.
 const KEPT: usize = 32;
 const KEPT_IN_ALL: usize = 128;
 
