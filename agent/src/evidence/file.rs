@@ -18,9 +18,12 @@ pub(super) struct RecordingFile {
     name: RecordingName,
     /// `None` while it is closed.
     handle: Option<Arc<File>>,
-    /// Device and inode: what is opened again is what was closed.
-    identity: (u64, u64),
+    /// What was closed: it must be what is opened again.
+    closed: Option<Identity>,
 }
+
+/// Device, inode and time of the last change: a file that takes another's place may get its inode.
+type Identity = (u64, u64, i64, i64);
 
 impl RecordingFile {
     /// Makes it; a file of that name must not be there.
@@ -30,8 +33,8 @@ impl RecordingFile {
         Ok(Self {
             folder: Arc::clone(folder),
             name,
-            identity: identity(&file.metadata()?),
             handle: Some(Arc::new(file)),
+            closed: None,
         })
     }
 
@@ -41,7 +44,7 @@ impl RecordingFile {
         if self.handle.is_none() {
             let file = disk::options().append(true).open(self.path())?;
             let found = file.metadata()?;
-            if identity(&found) != self.identity || found.len() != length {
+            if Some(identity(&found)) != self.closed || found.len() != length {
                 return Err(io::Error::other(format!(
                     "{} is not the file that was written",
                     self.path().display()
@@ -66,8 +69,12 @@ impl RecordingFile {
     }
 
     /// Closes it. All of it is synced: an error that only shows later would find nobody to tell.
+    /// It stays open when the system does not tell what it is.
     pub(super) fn close(&mut self) {
-        self.handle = None;
+        if let Some(Ok(metadata)) = self.handle.as_ref().map(|file| file.metadata()) {
+            self.closed = Some(identity(&metadata));
+            self.handle = None;
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -75,8 +82,8 @@ impl RecordingFile {
     }
 }
 
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
+fn identity(of: &Metadata) -> Identity {
+    (of.dev(), of.ino(), of.mtime(), of.mtime_nsec())
 }
 
 /// Whether an error says that this process, or the machine, has too many open files: that is not
@@ -122,13 +129,6 @@ mod tests {
         file.write(b"one").unwrap();
         file.close();
         let path = file.path();
-        for content in ["on", "ones"] {
-            fs::write(&path, content).unwrap();
-            assert!(file.open(3).is_err(), "its length is another");
-        }
-        fs::write(&path, "one").unwrap();
-        file.open(3).unwrap();
-        file.close();
         let aside = path.with_extension("aside");
         fs::rename(&path, &aside).unwrap();
         assert!(file.open(3).is_err(), "it is gone");
@@ -137,6 +137,11 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"one");
         fs::rename(&aside, &path).unwrap();
         file.open(3).unwrap();
+        file.close();
+        for content in ["on", "ones"] {
+            fs::write(&path, content).unwrap();
+            assert!(file.open(3).is_err(), "somebody wrote to it");
+        }
     }
 
     #[test]

@@ -121,6 +121,8 @@ async fn a_recording_that_was_replaced_while_it_was_idle_ends_everything() {
     let path = folder.path().join("recordings").join(recording.name());
     rests(&path).await;
     let content = std::fs::read(&path).unwrap();
+    // Times have the resolution of the kernel's clock.
+    tokio::time::sleep(Duration::from_millis(50)).await;
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, &content).unwrap();
     let written = recording.write(Entry::Output("x".into())).await;
