@@ -15,6 +15,12 @@ pub fn cpu_alone(pid: u32) -> Result<Duration> {
     cpu_of(pid, false)
 }
 
+/// Whether a process could not be read since it is no longer there.
+pub fn has_ended(error: &anyhow::Error) -> bool {
+    let source = error.downcast_ref::<std::io::Error>();
+    source.is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
 fn cpu_of(pid: u32, children: bool) -> Result<Duration> {
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
     let text = std::fs::read_to_string(&path)
@@ -95,4 +101,16 @@ pub fn descendants_named(ancestor: u32, name: &str) -> Result<Vec<u32>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_is_told_from_who_cannot_be_read() {
+        assert!(has_ended(&cpu(u32::MAX).unwrap_err()));
+        assert!(!has_ended(&anyhow::anyhow!("malformed stat")));
+        cpu(std::process::id()).unwrap();
+    }
 }
