@@ -52,7 +52,9 @@ impl RecordingFile {
             }
             self.handle = Some(Arc::new(file));
         }
-        self.handle.as_deref().ok_or(io::ErrorKind::NotFound.into())
+        self.handle
+            .as_deref()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Writes to its end; it is open.
