@@ -25,6 +25,8 @@ use crate::assemble::Core;
 const CONNECTIONS: usize = 32;
 /// How long one may last: a scrape is short.
 const LIFETIME: Duration = Duration::from_secs(30);
+/// How often measurements are folded together.
+const TIDY: Duration = Duration::from_secs(5);
 const HEADER_TIME: Duration = Duration::from_secs(10);
 const HEADERS: usize = 16 * 1024;
 
@@ -34,6 +36,18 @@ pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
     HANDLE
         .get_or_init(|| PrometheusBuilder::new().install_recorder().ok())
         .as_ref()
+}
+
+/// Folds together what was measured since the last time. A histogram keeps every value until then,
+/// and there may be nobody who ever asks for the metrics. The caller ends it.
+pub(crate) async fn tidy() {
+    let mut tick = tokio::time::interval(TIDY);
+    loop {
+        tick.tick().await;
+        if let Some(handle) = recorder() {
+            handle.run_upkeep();
+        }
+    }
 }
 
 /// Serves until told to stop.

@@ -77,6 +77,7 @@ pub async fn run(config: Config, keys: Keys) -> anyhow::Result<()> {
         tasks.spawn(until(stop.clone(), evidence.clone().run_retention(keep)));
     }
     tasks.spawn(until(stop.clone(), checker));
+    tasks.spawn(until(stop.clone(), health::tidy()));
 
     let listener = bind(config.listen)?;
     let health_listener = bind(config.health_listen)?;
