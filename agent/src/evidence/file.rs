@@ -40,7 +40,7 @@ impl RecordingFile {
 
     /// Opens it if it is closed. `length` is what was written: another file in its place, or one
     /// that was cut or added to, is an error.
-    pub(super) fn open(&mut self, length: u64) -> io::Result<&File> {
+    pub(super) fn open(&mut self, length: u64) -> io::Result<()> {
         if self.handle.is_none() {
             let file = disk::options().append(true).open(self.path())?;
             let found = file.metadata()?;
@@ -52,9 +52,7 @@ impl RecordingFile {
             }
             self.handle = Some(Arc::new(file));
         }
-        self.handle
-            .as_deref()
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        Ok(())
     }
 
     /// Writes to its end; it is open.

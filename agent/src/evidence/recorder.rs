@@ -430,7 +430,7 @@ impl Recorder {
         }
         let length = writer.recording.length();
         self.watched
-            .run(|| writer.file.open(length).map(drop))
+            .run(|| writer.file.open(length))
             .map_err(|error| self.not_opened(&error))?;
         writer
             .recording
