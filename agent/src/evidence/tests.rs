@@ -1,6 +1,8 @@
 mod claims;
 mod crash;
 mod disk_full;
+mod files;
+mod limits;
 mod log;
 mod recording;
 
@@ -148,4 +150,12 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 /// The text form of an identity, for a child process.
 fn identity_text(identity: &Identity) -> String {
     identity.to_string().expose_secret().to_owned()
+}
+
+async fn opened(folder: &Path, change: impl FnOnce(&mut Settings)) -> (Evidence, Identity) {
+    let (mut settings, identity) = settings(folder);
+    change(&mut settings);
+    let (evidence, _) = Evidence::open(settings).unwrap();
+    evidence.append(granted(1)).await.unwrap();
+    (evidence, identity)
 }
